@@ -1,0 +1,240 @@
+"""The schema of the cards (TOML): recipes in cache/, heads in heads/, studies in studies/. Nothing else.
+
+Every key has its meaning, unit and default here. An unknown or misspelt key is an error that names the file, the key
+and the nearest right one; so is a value of the wrong kind.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+
+# pydantic: checks types and ranges of a card and shows the offending value.
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from embedkit.errors import CardError, did_you_mean
+from embedkit.workspace import read_toml
+
+CLASSES = ("anger", "happiness", "neutral", "sadness")  # everywhere in this order
+
+LabelMap = dict[str, list[str]]  # class -> the corpus's own labels
+
+
+class Card(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# ---------------------------------------------------------------- recipes: cache/*.toml
+
+
+class Sound(Card):
+    """What is done to a clip, in this order, after it is decoded to 16 kHz mono. 0 leaves a step out."""
+
+    trim_db: float = Field(20.0, ge=0)  # cut both ends where they are so far (dB) below the loudest frame
+    pre_emphasis: float = Field(0.97, ge=0, lt=1)  # y[t] = x[t] - a x[t-1]
+    peak: float = Field(0.95, ge=0, le=1)  # scale so that the largest |sample| is this
+    max_seconds: float = Field(8.0, ge=0)  # cut what is longer (s), after augmentation
+    pad: bool = False  # append zeros up to max_seconds and pool over all frames (the paper's way)
+
+    @model_validator(mode="after")
+    def _pad_needs_a_length(self) -> Self:
+        if self.pad and not self.max_seconds:
+            raise ValueError("pad = true needs max_seconds > 0")
+        return self
+
+
+class Augment(Card):
+    """The augmented views: each step is taken with probability p, its size drawn uniformly from its range."""
+
+    gain_db: tuple[float, float] = (-18.0, 6.0)  # dB
+    noise: tuple[float, float] = (0.001, 0.015)  # amplitude (sd) of Gaussian noise, full scale = 1
+    semitones: tuple[float, float] = (-2.0, 2.0)  # pitch shift
+    polarity: bool = True  # inversion
+    p: float = Field(0.5, ge=0, le=1)
+
+
+class Recipe(Card):
+    """How a corpus becomes features; everything here is part of the cache's identity but name and summary."""
+
+    name: str = ""
+    summary: str = ""
+    encoder: str = "ntu-spml/distilhubert"  # the default: a hub id or a folder
+    precision: Literal["fp32", "bf16"] = "fp32"
+    views: int = Field(4, ge=0, le=64)  # augmented views beside the clean one
+    sound: Sound = Sound()
+    augment: Augment = Augment()
+
+
+# ---------------------------------------------------------------- heads: heads/*.toml
+
+
+class IntRange(Card):
+    type: Literal["int"]
+    low: int
+    high: int
+    step: int = 1
+    log: bool = False
+
+
+class FloatRange(Card):
+    type: Literal["float"]
+    low: float
+    high: float
+    log: bool = False
+
+
+class Choice(Card):
+    type: Literal["choice"]
+    of: list[bool | int | float | str]
+
+
+Space = Annotated[IntRange | FloatRange | Choice, Field(discriminator="type")]
+
+
+class Head(Card):
+    """A classifier on pooled features: its kind, fixed parameters and search space."""
+
+    name: str = ""
+    summary: str = ""
+    kind: str  # the module of embedkit/heads/ that builds it
+    # What it trains on: the clean view; one view drawn for each row and epoch (MLP only); all views, weight 1/(1+K).
+    views: Literal["clean", "draw", "all"] = "clean"
+    fixed: dict[str, Any] = {}  # the estimator's parameters, by its own names
+    search: dict[str, Space] = {}
+
+
+# ---------------------------------------------------------------- studies: studies/*.toml
+
+
+class Folds(Card):
+    kind: Literal["loso", "speaker", "shuffle"] = "loso"
+    k: int = Field(8, ge=2)  # folds of `speaker`; at most the number of speakers
+    seed: int = 0  # of `shuffle`
+
+
+class Search(Card):
+    trials: int = Field(0, ge=0)  # 0: the head's fixed parameters
+    storage: str = ""  # an Optuna storage URL; "": search.db (SQLite) in the study's folder
+    sampler: Literal["tpe", "random"] = "tpe"
+    pruner: Literal["median", "none"] = "median"
+    seed: int = 0
+
+
+class Arm(Card):
+    """One composition of the training set."""
+
+    name: str
+    mix: dict[str, float] = {}  # corpus -> the fraction of its utterances that joins every training set
+
+
+class Study(Card):
+    """A question to the cache: corpora, label map, folds, heads, seeds, search."""
+
+    name: str = ""
+    summary: str = ""
+    corpus: str = "iemocap"
+    recipe: str = "exact"
+    encoder: str = ""  # "": the recipe's
+    arms: list[Arm] = []  # []: one arm, the corpus alone
+    test: str = ""  # another corpus, tested on as a whole by every fold's head
+    folds: Folds = Folds()
+    heads: list[str] = ["mlp", "logistic", "lightgbm"]
+    layers: list[int] | Literal["last", "all"] = "last"  # each a result of its own
+    stats: list[Literal["mean", "std"]] = ["mean"]
+    seeds: int = Field(1, ge=1)  # 0..seeds-1
+    search: Search = Search()
+    labels: dict[str, LabelMap] = {}  # corpus -> label map; a corpus that is not named keeps its own default map
+
+    @model_validator(mode="after")
+    def _known_classes(self) -> Self:
+        for corpus, mapping in self.labels.items():
+            for name in mapping:
+                if name not in CLASSES:
+                    raise ValueError(f"labels.{corpus}: unknown class '{name}'{did_you_mean(name, CLASSES)}")
+        return self
+
+
+# ---------------------------------------------------------------- reading
+
+AnyCard = TypeVar("AnyCard", bound=Card)
+
+
+def read(kind: type[AnyCard], path: Path, overrides: Mapping[str, Any] | None = None) -> AnyCard:
+    """A card from its file; overrides by dotted key (`{"folds.k": 4}`) win. Its name is the file's.
+
+    Raises CardError that names the file, the key and the nearest right one.
+    """
+    return build(kind, {**read_toml(path), "name": path.stem}, overrides, where=str(path))
+
+
+def build(
+    kind: type[AnyCard], data: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, where: str = "settings"
+) -> AnyCard:
+    """A card from a dictionary; see `read`."""
+    merged = _deep_copy(data)
+    for key, value in (overrides or {}).items():
+        _put(merged, key.split("."), value, key)
+    try:
+        return kind.model_validate(merged)
+    except ValidationError as error:
+        raise CardError(f"{where}: {_first_problem(kind, error)}") from None
+
+
+def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
+    """`--set KEY=VALUE` flags as {key: value}. A value is read as TOML where it is TOML, else as text.
+
+    >>> parse_settings(["folds.k=4", "heads.mlp.activation=relu"])
+    {'folds.k': 4, 'heads.mlp.activation': 'relu'}
+    """
+    result: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key:
+            raise CardError(f"--set {setting}: expected KEY=VALUE, e.g. folds.k=4")
+        try:
+            result[key] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            result[key] = value
+    return result
+
+
+def _deep_copy(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: _deep_copy(v) if isinstance(v, Mapping) else v for k, v in data.items()}
+
+
+def _put(data: dict[str, Any], parts: list[str], value: Any, key: str) -> None:
+    for part in parts[:-1]:
+        data = data.setdefault(part, {})
+        if not isinstance(data, dict):
+            raise CardError(f"--set {key}: '{part}' is a value, not a table")
+    data[parts[-1]] = value
+
+
+def _first_problem(kind: type[BaseModel], error: ValidationError) -> str:
+    """The first of pydantic's complaints in one line, with the nearest key where one is unknown."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        word = str(first["loc"][-1])
+        return f"unknown key '{key}'{did_you_mean(word, _keys(kind, first['loc'][:-1]))}"
+    if first["type"] == "missing":
+        return f"'{key}' is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    return f"{key} = {first['input']!r}: {message}" if key else message
+
+
+def _keys(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    """The keys that a card knows at a dotted place."""
+    model: Any = kind
+    for part in path:
+        if _is_model(model) and part in model.model_fields:
+            model = model.model_fields[part].annotation
+            model = next((a for a in get_args(model) if _is_model(a)), model)
+    return list(model.model_fields) if _is_model(model) else []
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)

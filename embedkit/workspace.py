@@ -1,0 +1,134 @@
+"""Where cards and results lie: the nearest folder upward that holds cache/, heads/ and studies/."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from embedkit.errors import CardError, CorpusError, UserError, did_you_mean
+
+ROOMS = ("cache", "heads", "studies")
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A folder with cards and what they produced."""
+
+    root: Path
+
+    @classmethod
+    def find(cls, start: Path | None = None) -> Workspace:
+        """The workspace at `start` exactly, or without it the nearest one upward from the current folder."""
+        if start is not None:
+            if not all((start / room).is_dir() for room in ROOMS):
+                raise UserError(
+                    f"{start}: not a workspace (it holds no {'/ '.join(ROOMS)}/); try: embedkit init {start}"
+                )
+            return cls(start.resolve())
+        here = Path.cwd()
+        for folder in (here, *here.parents):
+            if all((folder / room).is_dir() for room in ROOMS):
+                return cls(folder)
+        raise UserError(f"no workspace (a folder with {'/ '.join(ROOMS)}/) at or above {here}; try: embedkit init DIR")
+
+    @property
+    def cache(self) -> Path:
+        return self.root / "cache"
+
+    @property
+    def studies(self) -> Path:
+        return self.root / "studies"
+
+    def card(self, room: str, name: str) -> Path:
+        """The card `name` of a room ("cache", "heads", "studies"): a bare name, or a path to a .toml file.
+
+        Raises CardError with the nearest name.
+        """
+        if name.endswith(".toml"):
+            path = Path(name)
+            if not path.is_file():
+                raise CardError(f"{name}: no such card")
+            return path
+        path = inside(self.root / room, f"{name}.toml")
+        if not path.is_file():
+            raise CardError(f"no card '{name}' in {room}/{did_you_mean(name, self.card_names(room))}")
+        return path
+
+    def card_names(self, room: str) -> list[str]:
+        return sorted(p.stem for p in (self.root / room).glob("*.toml"))
+
+    def cache_file(self, recipe: str, encoder_slug: str, corpus: str) -> Path:
+        """cache/<recipe>/<encoder>/<corpus>.h5."""
+        return inside(self.cache, f"{recipe}/{encoder_slug}/{corpus}.h5")
+
+    def study(self, name: str) -> Path:
+        """studies/<name>/."""
+        return inside(self.studies, name)
+
+    def settings(self) -> dict[str, Any]:
+        """embedkit.toml, empty where there is none. Raises CardError where it cannot be read."""
+        path = self.root / "embedkit.toml"
+        if not path.is_file():
+            return {}
+        settings = read_toml(path)
+        for key in settings:
+            if key != "corpora":
+                raise CardError(f"{path}: unknown key '{key}'{did_you_mean(key, ['corpora'])}")
+        return settings
+
+    def corpus_root(self, name: str, override: Path | None = None) -> Path:
+        """A corpus's place: `override`, else [corpora] in embedkit.toml, else EMBEDKIT_<NAME>.
+
+        Raises CorpusError that names all three.
+        """
+        variable = "EMBEDKIT_" + name.upper().replace("-", "_")
+        place = override or self.settings().get("corpora", {}).get(name) or os.environ.get(variable)
+        if not place:
+            raise CorpusError(
+                f'where does {name} lie? give --root DIR, or put {name} = "DIR" under [corpora] in'
+                f" {self.root / 'embedkit.toml'}, or set {variable}"
+            )
+        path = Path(place).expanduser()
+        return path if path.is_absolute() or override else self.root / path
+
+
+def inside(root: Path, relative: str) -> Path:
+    """root / relative, which must stay inside root.
+
+    Raises UserError for an absolute path, a path with `..` and a link that leads out.
+    """
+    path = root / relative
+    if Path(relative).is_absolute() or not path.resolve().is_relative_to(root.resolve()):
+        raise UserError(f"'{relative}' leads out of {root}; give a path inside it")
+    return path
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as a dictionary; CardError with the place where it cannot be read."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CardError(f"{path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise CardError(f"{path}: not TOML: {error}") from None
+
+
+def shipped_cards() -> Path:
+    """The folder whose cache/, heads/ and studies/ hold the cards that come with embedkit."""
+    package = Path(__file__).parent
+    return package / "_cards" if (package / "_cards").is_dir() else package.parent
+
+
+def init(folder: Path) -> Workspace:
+    """Lay the three rooms and their cards down in `folder`; cards that are already there are kept."""
+    for room in ROOMS:
+        (folder / room).mkdir(parents=True, exist_ok=True)
+        for card in sorted((shipped_cards() / room).glob("*.toml")):
+            target = folder / room / card.name
+            if not target.exists():
+                shutil.copyfile(card, target)
+    return Workspace(folder.resolve())
