@@ -1,0 +1,69 @@
+"""Scores of predictions: WA, UA, F1, and the weights that balance classes. Only numpy.
+
+Labels are class names. WA (weighted accuracy) is plain accuracy; UA (unweighted, UAR) is the mean of the recalls of the
+classes that are present in the truth; macro F1 is over every class that is present or predicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Words = Sequence[str] | npt.NDArray[np.str_]
+
+
+def wa(y: Words, predicted: Words) -> float:
+    """Share of rows that are right, 0..1."""
+    return float(np.mean(np.asarray(y) == np.asarray(predicted)))
+
+
+def ua(y: Words, predicted: Words) -> float:
+    """Mean of the recalls of the classes present in y, 0..1."""
+    truth, right = np.asarray(y), np.asarray(y) == np.asarray(predicted)
+    return float(np.mean([right[truth == name].mean() for name in np.unique(truth)]))
+
+
+def f1(y: Words, predicted: Words) -> dict[str, float]:
+    """F1 of each class that is present or predicted: 2 hits / (rows of it + predictions of it), 0..1."""
+    truth, said = np.asarray(y), np.asarray(predicted)
+    return {
+        str(name): float(2 * np.sum((truth == name) & (said == name)) / (np.sum(truth == name) + np.sum(said == name)))
+        for name in np.union1d(truth, said)
+    }
+
+
+def macro_f1(y: Words, predicted: Words) -> float:
+    """Mean of `f1` over its classes."""
+    return float(np.mean(list(f1(y, predicted).values())))
+
+
+def scores(y: Words, predicted: Words) -> dict[str, Any]:
+    """{wa, ua, macro_f1, f1: {class: ...}}. Raises ValueError for no rows or unequal lengths."""
+    if not len(y) or len(y) != len(predicted):
+        raise ValueError(f"expected as many labels as predictions, at least one; got {len(y)} and {len(predicted)}")
+    by_class = f1(y, predicted)
+    return {
+        "wa": wa(y, predicted),
+        "ua": ua(y, predicted),
+        "macro_f1": float(np.mean(list(by_class.values()))),
+        "f1": by_class,
+    }
+
+
+def confusion(y: Words, predicted: Words, classes: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Counts [truth, said] in the order of classes."""
+    truth, said = np.asarray(y), np.asarray(predicted)
+    return np.array([[np.sum((truth == a) & (said == b)) for b in classes] for a in classes], np.int64)
+
+
+def balanced_weights(y: Words) -> dict[str, float]:
+    """Weight n / (k n_c) of each of the k classes present: a class weighs the less the more rows it has.
+
+    >>> balanced_weights(["anger", "anger", "anger", "sadness"])
+    {'anger': 0.6666666666666666, 'sadness': 2.0}
+    """
+    names, counts = np.unique(np.asarray(y), return_counts=True)
+    return {str(name): len(y) / (len(names) * int(count)) for name, count in zip(names, counts, strict=True)}
