@@ -9,12 +9,15 @@ from __future__ import annotations
 import importlib
 import math
 import pkgutil
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from embedkit.errors import CorpusError, did_you_mean
+
+SUFFIXES = (".wav", ".flac")  # where a clip is there as both, the first counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,10 @@ class Reader(Protocol):
     SOURCE: str  # how to get it
     LABELS: dict[str, list[str]]  # the default label map: class -> the corpus's own labels
 
+    def folder(self, root: Path) -> Path:
+        """The folder that `Utterance.file` is relative to: root, or the one in it that is meant."""
+        ...
+
     def read(self, root: Path) -> Iterator[Utterance]:
         """Yield every labelled utterance in one order on every machine; CorpusError where root is not this corpus."""
         ...
@@ -70,11 +77,7 @@ def load(name: str, root: Path) -> list[Utterance]:
 
     Raises CorpusError where root is missing, holds nothing that the reader knows, or names an utterance twice.
     """
-    if not root.exists():
-        raise CorpusError(
-            f"{root}: no such file or folder; where does {name} lie? (--root, or [corpora] in embedkit.toml)"
-        )
-    rows = [replace(u, speaker=f"{name}:{u.speaker}") for u in reader(name, root).read(root)]
+    rows = [replace(u, speaker=f"{name}:{u.speaker}") for u in _reader_at(name, root).read(root)]
     if not rows:
         raise CorpusError(f"{root}: no labelled utterance of {name} found")
     seen: set[str] = set()
@@ -83,3 +86,116 @@ def load(name: str, root: Path) -> list[Utterance]:
             raise CorpusError(f"{root}: utterance '{row.id}' is there twice")
         seen.add(row.id)
     return rows
+
+
+def folder(name: str, root: Path) -> Path:
+    """The folder that `Utterance.file` is relative to: a manifest's own, else root or the folder in it that is meant.
+
+    Raises CorpusError as `load` does.
+    """
+    return _reader_at(name, root).folder(root)
+
+
+def classes_of(utterances: Iterable[Utterance], label_map: Mapping[str, Sequence[str]]) -> list[str]:
+    """Each utterance's class, "" where the label map (class -> the corpus's labels) does not name its label.
+
+    >>> classes_of([Utterance("a", "a.wav", "exc", "1"), Utterance("b", "b.wav", "xxx", "1")], {"happiness": ["exc"]})
+    ['happiness', '']
+    """
+    of: dict[str, str] = {}
+    for name, labels in label_map.items():
+        for label in labels:
+            if of.setdefault(label, name) != name:
+                raise CorpusError(f"label map: '{label}' is both {of[label]} and {name}; a label has one class")
+    return [of.get(u.label, "") for u in utterances]
+
+
+def summary(name: str, root: Path) -> dict[str, Any]:
+    """What `corpora NAME` shows: {utterances, hours, unreadable, classes, labels, sessions, speakers}.
+
+    The last four are {name: count}; classes by the reader's default label map, in its order. hours is the length of
+    all readable utterances; unreadable counts those whose recording is missing or is not sound.
+    """
+    rows = load(name, root)
+    label_map = reader(name, root).LABELS
+    classes = Counter(classes_of(rows, label_map))
+    seconds = _lengths(rows, folder(name, root))
+    return {
+        "utterances": len(rows),
+        "hours": round(math.fsum(s for s in seconds if not math.isnan(s)) / 3600, 4),
+        "unreadable": sum(map(math.isnan, seconds)),
+        "classes": {c: classes[c] for c in label_map},
+        "labels": _count(u.label for u in rows),
+        "sessions": _count(u.session for u in rows if u.session),
+        "speakers": _count(u.speaker for u in rows),
+    }
+
+
+# ---------------------------------------------------------------- for the readers
+
+
+def locate(name: str, root: Path, marker: str) -> Path:
+    """root, or the only folder directly in it, that holds something matching marker (a glob).
+
+    Raises CorpusError that says which folder to give, where one near by is the right one.
+    """
+    if not root.is_dir():
+        raise CorpusError(f"{root}: a file; expected the folder of {name} that holds {marker}")
+    if _holds(root, marker):
+        return root
+    below = [p for p in sorted(root.iterdir()) if p.is_dir() and _holds(p, marker)]
+    if len(below) == 1:
+        return below[0]
+    if below:
+        raise CorpusError(f"{root}: {name} lies there {len(below)} times; give one: {', '.join(p.name for p in below)}")
+    above = next((p for p in root.resolve().parents if _holds(p, marker)), None)
+    hint = f"give the folder above: {above}" if above else "is this the right folder, and is it unpacked?"
+    raise CorpusError(f"{root}: not {name}: it holds no {marker}; {hint}")
+
+
+def recordings(place: Path) -> dict[str, Path]:
+    """{stem: path} of the sound files directly in place, sorted; none where there is no such folder.
+
+    macOS's `._` companions are left out; a .wav is taken before a .flac of the same name.
+    """
+    if not place.is_dir():
+        return {}
+    found = [p for p in place.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("._")]
+    found.sort(key=lambda p: (p.stem, -SUFFIXES.index(p.suffix.lower())))
+    return {p.stem: p for p in found}  # of a stem that is there twice the last, .wav, stays
+
+
+def _holds(place: Path, marker: str) -> bool:
+    return next(place.glob(marker), None) is not None
+
+
+def _reader_at(name: str, root: Path) -> Reader:
+    found = reader(name, root)
+    if not root.exists():
+        raise CorpusError(
+            f"{root}: no such file or folder; where does {name} lie? (--root, or [corpora] in embedkit.toml)"
+        )
+    return found
+
+
+def _count(words: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(words).items()))
+
+
+def _lengths(rows: Iterable[Utterance], place: Path) -> list[float]:
+    """Each utterance's length (s) by the header of its recording; NaN where that cannot be read."""
+    import soundfile  # here, because counting is the only thing of this module that opens a recording
+
+    known: dict[str, float] = {}
+    lengths = []
+    for row in rows:
+        if row.file not in known:
+            try:
+                known[row.file] = soundfile.info(place / row.file).duration
+            except (OSError, soundfile.SoundFileError):
+                known[row.file] = math.nan
+        whole = known[row.file]
+        start = 0.0 if math.isnan(row.start) else row.start
+        end = whole if math.isnan(row.end) else min(row.end, whole)
+        lengths.append(max(0.0, end - start) if not math.isnan(whole) else math.nan)
+    return lengths

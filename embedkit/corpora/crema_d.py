@@ -1,0 +1,66 @@
+"""CREMA-D: 91 actors say 12 English sentences in 6 emotions, 7,442 clips; no sessions.
+
+Source: Cao et al., "CREMA-D: Crowd-sourced emotional multimodal actors dataset", IEEE Transactions on Affective
+Computing 5(4), 2014. A name such as `1001_IEO_ANG_HI.wav` is actor, sentence, emotion (ANG DIS FEA HAP NEU SAD) and
+level (LO MD HI, XX for unspecified). The label is what the actor was asked for, not what raters heard.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from embedkit.corpora import Utterance, locate, recordings
+
+SOURCE = "https://github.com/CheyneyComputerScience/CREMA-D (with Git LFS); root is its folder, which holds AudioWAV/"
+LICENCE = "ODbL 1.0"
+LABELS = {"anger": ["ANG"], "happiness": ["HAP"], "neutral": ["NEU"], "sadness": ["SAD"]}
+
+# Old copies have one name with a single X: 1040_ITH_SAD_X.
+NAME = re.compile(r"(?P<actor>\d{4})_(?P<sentence>[A-Z]{3})_(?P<label>[A-Z]{3})_(?P<level>LO|MD|HI|XX?)")
+
+
+def folder(root: Path) -> Path:
+    """The folder that holds AudioWAV/: root, or the folder of that kind in it. A root of clips is it too."""
+    if root.is_dir() and any(NAME.fullmatch(stem) for stem in recordings(root)):
+        return root
+    return locate("CREMA-D", root, "AudioWAV")
+
+
+def read(root: Path) -> Iterator[Utterance]:
+    """Yield every clip, sorted by name. text is the sentence's code ("IEO").
+
+    gender is known where the corpus's VideoDemographics.csv lies beside AudioWAV/. The id of a name with a single X
+    has both, so that ids are the same in every copy.
+    """
+    place = folder(root)
+    clips = place / "AudioWAV" if (place / "AudioWAV").is_dir() else place
+    genders = _genders(place / "VideoDemographics.csv")
+    seen = set()
+    for stem, path in recordings(clips).items():
+        name = NAME.fullmatch(stem)
+        if not name:
+            continue
+        clip = re.sub("_X$", "_XX", stem)
+        if clip in seen:
+            continue
+        seen.add(clip)
+        yield Utterance(
+            id=clip,
+            file=path.relative_to(place).as_posix(),
+            label=name["label"],
+            speaker=name["actor"],
+            text=name["sentence"],
+            gender=genders.get(name["actor"], ""),
+        )
+
+
+def _genders(table: Path) -> dict[str, str]:
+    """{actor: "female" or "male"}, empty where there is no such table."""
+    if not table.is_file():
+        return {}
+    with table.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
+        found = {row.get("ActorID") or "": (row.get("Sex") or "").lower() for row in csv.DictReader(lines)}
+    return {actor: sex for actor, sex in found.items() if sex in ("female", "male")}
