@@ -1,0 +1,110 @@
+"""An exported file: is it whole, is it ours, and what does it say of itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from embedkit.errors import ModelError
+
+CLASSES = ("anger", "happiness", "neutral", "sadness")  # everywhere in this order
+FORMAT = "1"  # of the file's interface: inputs, outputs, metadata
+RATE = "16000"  # Hz, as the metadata spell it
+INPUTS = {"signal", "lengths"}
+OUTPUTS = {"probabilities", "logits", "embedding"}
+BLANK = "0" * 64  # stands in the digest's place while the digest is taken
+AGAIN = "copy it anew or run embedkit stitch-export again"
+
+# The metadata entry as protobuf writes it: field 1 (key, 15 bytes), field 2 (value, 64 bytes).
+_ENTRY = re.compile(rb"\x0a\x0fembedkit\.sha256\x12\x40([0-9a-f]{64})", re.DOTALL)
+
+
+def file_digest(model: bytes) -> str:
+    """SHA-256 (64 hexadecimal characters) of an ONNX file with the value of its metadata `embedkit.sha256` as zeros.
+
+    So a file carries its own digest, and it is verified without the onnx package. Raises ModelError where there is no
+    such entry, or more than one.
+    """
+    place = _digest_place(model)
+    sha = hashlib.sha256(model[: place.start])
+    sha.update(BLANK.encode())
+    sha.update(model[place.stop :])
+    return sha.hexdigest()
+
+
+def sign(model: bytes) -> bytes:
+    """The file with its digest filled in; its metadata must already hold `embedkit.sha256` (64 zeros will do)."""
+    place = _digest_place(model)
+    return model[: place.start] + file_digest(model).encode() + model[place.stop :]
+
+
+def load(path: Path, threads: int | None = None) -> tuple[Any, dict[str, str]]:
+    """An onnxruntime session on a verified file, and its metadata. threads: None takes every core.
+
+    Raises ModelError, in one line, where the file is missing, damaged or not by this version of embedkit.
+    """
+    import onnxruntime
+
+    try:
+        model = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror or error}; give an .onnx file of embedkit stitch-export") from None
+    try:
+        place = _digest_place(model)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
+    if file_digest(model) != model[place].decode():
+        raise ModelError(f"{path}: damaged, its SHA-256 is not the one that it carries; {AGAIN}")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.log_severity_level = 3  # errors only
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has no common base class for its errors
+        raise ModelError(
+            f"{path}: onnxruntime {onnxruntime.__version__} cannot load it ({first_line(error)})"
+        ) from None
+    meta = dict(session.get_modelmeta().custom_metadata_map)
+    _check(path, session, meta)
+    return session, meta
+
+
+def first_line(error: Exception) -> str:
+    """The first line of a library's complaint, for an error that takes one line."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _check(path: Path, session: Any, meta: dict[str, str]) -> None:
+    """ModelError unless labels, rate, inputs and outputs are those that the runtime relies on."""
+    expected = {"embedkit.format": FORMAT, "embedkit.rate": RATE}
+    for key, value in expected.items():
+        if meta.get(key) != value:
+            raise ModelError(f"{path}: {key} is {meta.get(key)!r}, expected {value!r}; export it with this embedkit")
+    labels = meta.get("embedkit.labels", "")
+    if _json(labels) != list(CLASSES):
+        raise ModelError(f"{path}: its labels are {labels or 'missing'}, expected {json.dumps(CLASSES)} in this order")
+    for kind, wanted, found in (
+        ("input", INPUTS, {i.name for i in session.get_inputs()}),
+        ("output", OUTPUTS, {o.name for o in session.get_outputs()}),
+    ):
+        if missing := wanted - found:
+            raise ModelError(
+                f"{path}: it has no {kind} {', '.join(sorted(missing))}; found: {', '.join(sorted(found))}"
+            )
+
+
+def _digest_place(model: bytes) -> slice:
+    entries = list(_ENTRY.finditer(model))
+    if len(entries) != 1:
+        raise ModelError(f"not a file of embedkit stitch-export, or cut short ({len(entries)} digests in it); {AGAIN}")
+    return slice(*entries[0].span(1))
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
