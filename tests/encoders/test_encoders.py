@@ -1,0 +1,379 @@
+"""Pooled features equal transformers' own hidden states; what cannot be read is refused in one line."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import transformers
+from encoders_fixtures import TINY, tiny_hubert
+from safetensors.numpy import load_file, save_file
+
+from embedkit import encoders
+from embedkit.encoders.random_weights import DISTILHUBERT, distilhubert_geometry
+from embedkit.errors import ClipError, EncoderError
+
+torch.set_num_threads(2)
+
+# Real speech of several lengths, 16 kHz; the first is short enough for a fast test.
+CLIPS = ["ravdess/Actor_02/03-01-05-02-02-02-02.flac", "crema-d/AudioWAV/1001_DFA_ANG_XX.flac"]
+
+
+def speech(shared: Path) -> list[np.ndarray]:
+    waves = []
+    for clip in CLIPS:
+        wave, rate = soundfile.read(shared / "data" / clip, dtype="float32")
+        assert rate == 16_000
+        waves.append(wave)
+    return waves
+
+
+def noise(samples: int, seed: int = 0) -> np.ndarray:
+    return (np.random.default_rng(seed).standard_normal(samples) * 0.1).astype(np.float32)
+
+
+def plain(folder: Path, wave: np.ndarray, **extract: Any) -> np.ndarray:
+    """What a user of transformers would write: [layer, frame, dim] of one clip, all frames."""
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
+    model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    inputs = extractor(wave, sampling_rate=16_000, return_tensors="pt", **extract)
+    with torch.no_grad():
+        if "input_features" in inputs:
+            output = model.encoder(inputs.input_features, output_hidden_states=True)
+        else:
+            output = model(inputs.input_values, output_hidden_states=True)
+    return np.stack([h[0].numpy() for h in output.hidden_states])
+
+
+def pooled(states: np.ndarray) -> np.ndarray:
+    states = states.astype(np.float64)
+    return np.stack([states.mean(1), states.std(1)], axis=1)
+
+
+def family(folder: Path, kind: str) -> Path:
+    """A tiny checkpoint of one of the family's members, as transformers itself saves it."""
+    geometry = {k: v for k, v in TINY.items() if k not in ("model_type", "architectures")}
+    large = {
+        "feat_extract_norm": "layer",
+        "do_stable_layer_norm": True,
+        "conv_bias": True,
+        "feat_proj_layer_norm": True,
+    }
+    config, normalize = {
+        "hubert": (transformers.HubertConfig(**geometry), False),
+        "hubert-large": (transformers.HubertConfig(**{**geometry, **large}), True),
+        "wav2vec2": (transformers.Wav2Vec2Config(**geometry), True),
+        "wavlm": (transformers.WavLMConfig(**geometry), False),
+        "wavlm-large": (transformers.WavLMConfig(**{**geometry, **large}), True),
+        "data2vec-audio": (
+            transformers.Data2VecAudioConfig(**{**geometry, "num_conv_pos_embeddings": 3, "conv_pos_kernel_size": 5}),
+            True,
+        ),
+    }[kind]
+    torch.manual_seed(0)
+    transformers.AutoModel.from_config(config).save_pretrained(folder)
+    transformers.Wav2Vec2FeatureExtractor(do_normalize=normalize).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def distilhubert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return distilhubert_geometry(tmp_path_factory.mktemp("encoder") / "distilhubert")
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    return tiny_hubert(tmp_path / "tiny")
+
+
+# ---------------------------------------------------------------- what comes out
+
+
+def test_distilhubert_equals_transformers(distilhubert: Path, shared: Path) -> None:
+    """Its geometry is the real one's, and every hidden state of real clips, pooled, is transformers' to 1e-4."""
+    spec = encoders.resolve(str(distilhubert))
+    assert (spec.family, spec.layers, spec.dim, spec.parameters, spec.random) == ("hubert", 3, 768, 23_491_200, True)
+    encoder = encoders.load(spec)
+    for wave in speech(shared):
+        np.testing.assert_allclose(encoder.pool(wave), pooled(plain(distilhubert, wave)), atol=1e-4)
+
+
+def test_distilhubert_padded_as_the_paper_does(distilhubert: Path) -> None:
+    """pad_to appends zeros and pools over all frames."""
+    wave = noise(20_000)
+    encoder = encoders.load(encoders.resolve(str(distilhubert)))
+    expected = plain(distilhubert, np.pad(wave, (0, 12_000)))
+    np.testing.assert_allclose(encoder.pool(wave, pad_to=32_000), pooled(expected), atol=1e-4)
+    assert (encoder.pool(wave, pad_to=16_000) == encoder.pool(wave)).all()
+
+
+def test_whisper_equals_transformers_on_its_own_frames(shared: Path) -> None:
+    """The real encoder on real clips; own frames are ceil(samples / 320), with pad_to those of the padded clip."""
+    folder = shared / "weights" / "whisper-tiny.en-encoder"
+    spec = encoders.resolve(str(folder))
+    assert (spec.id, spec.family, spec.layers, spec.dim, spec.random) == (folder.name, "whisper", 5, 384, False)
+    encoder = encoders.load(spec)
+    for wave in speech(shared):
+        states = plain(folder, wave)
+        for pad_to in (0, 128_000):
+            own = math.ceil(max(len(wave), pad_to) / 320)
+            np.testing.assert_allclose(encoder.pool(wave, pad_to=pad_to), pooled(states[:, :own]), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["hubert", "hubert-large", "wav2vec2", "wavlm", "wavlm-large", "data2vec-audio"])
+def test_the_family_equals_transformers(kind: str, tmp_path: Path) -> None:
+    """Group and layer norm, post and pre-norm, weight norm in transformers' own spelling, do_normalize on and off."""
+    folder = family(tmp_path / kind, kind)
+    encoder = encoders.load(encoders.resolve(str(folder)))
+    wave = noise(16_000) + np.float32(0.3)  # an offset, which do_normalize takes out
+    features = encoder.pool(wave)
+    assert features.shape == (3, 2, 32)
+    assert features.dtype == np.float32
+    np.testing.assert_allclose(features, pooled(plain(folder, wave)), atol=1e-4)
+
+
+def test_do_normalize_comes_before_the_padding(tmp_path: Path) -> None:
+    """Mean and variance are the clip's own, not those of the zeros."""
+    folder = family(tmp_path / "wav2vec2", "wav2vec2")
+    wave = noise(16_000) + np.float32(0.3)
+    expected = plain(folder, wave, padding="max_length", max_length=24_000, return_attention_mask=True)
+    encoder = encoders.load(encoders.resolve(str(folder)))
+    np.testing.assert_allclose(encoder.pool(wave, pad_to=24_000), pooled(expected), atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_same_bits_in_any_order(precision: str, distilhubert: Path, shared: Path) -> None:
+    """A clip's features do not depend on what was encoded before it, nor on the process's earlier encoder."""
+    waves = [noise(n, n) for n in (400, 7_777, 30_001)]
+    for folder in (distilhubert, shared / "weights" / "whisper-tiny.en-encoder"):
+        spec = encoders.resolve(str(folder))
+        first, second = encoders.load(spec, precision), encoders.load(spec, precision)
+        forward = [first.pool(w) for w in waves]
+        backward = [second.pool(w) for w in reversed(waves)][::-1]
+        assert all((a == b).all() for a, b in zip(forward, backward, strict=True))
+
+
+def test_bf16_is_close(distilhubert: Path, shared: Path) -> None:
+    """Cosine of pooled mean and std, a clip and layer: at least 0.9999."""
+    spec = encoders.resolve(str(distilhubert))
+    exact, fast = encoders.load(spec), encoders.load(spec, "bf16")
+    for wave in speech(shared):
+        a, b = exact.pool(wave), fast.pool(wave)
+        cosine = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+        assert cosine.min() >= 0.9999
+        assert not (a == b).all()
+
+
+# ---------------------------------------------------------------- what is read
+
+
+def test_both_spellings_of_weight_norm_load(tmp_path: Path) -> None:
+    """weight_g / weight_v (most checkpoints) and torch's parametrizations give the same encoder."""
+    old = tiny_hubert(tmp_path / "old")
+    new = Path(shutil.copytree(old, tmp_path / "new"))
+    weights = load_file(old / "model.safetensors")
+    conv = "encoder.pos_conv_embed.conv."
+    for g_or_v, original in (("weight_g", "original0"), ("weight_v", "original1")):
+        weights[f"{conv}parametrizations.weight.{original}"] = weights.pop(f"{conv}{g_or_v}") * np.float32(1.5)
+    save_file(weights, new / "model.safetensors", metadata={"format": "pt"})
+    weights[f"{conv}weight_g"] = weights.pop(f"{conv}parametrizations.weight.original0")
+    weights[f"{conv}weight_v"] = weights.pop(f"{conv}parametrizations.weight.original1")
+    save_file(weights, old / "model.safetensors", metadata={"format": "pt"})
+    a, b = (encoders.load(encoders.resolve(str(f))).pool(noise(16_000)) for f in (old, new))
+    assert (a == b).all()
+    save_file({**weights, f"{conv}weight_g": weights[f"{conv}weight_g"] * 3}, old / "model.safetensors")
+    assert not np.allclose(encoders.load(encoders.resolve(str(old))).pool(noise(16_000)), a)
+
+
+def test_weights_in_several_files(tiny: Path) -> None:
+    """A sharded checkpoint is the same encoder under another digest."""
+    one = encoders.resolve(str(tiny))
+    before = encoders.load(one).pool(noise(8_000))
+    weights = load_file(tiny / "model.safetensors")
+    names = {key: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, key in enumerate(weights)}
+    for name in set(names.values()):
+        save_file({k: v for k, v in weights.items() if names[k] == name}, tiny / name, metadata={"format": "pt"})
+    (tiny / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
+    (tiny / "model.safetensors").unlink()
+    two = encoders.resolve(str(tiny))
+    assert two.parameters == one.parameters
+    assert two.weights_digest != one.weights_digest
+    assert (encoders.load(two).pool(noise(8_000)) == before).all()
+
+
+def test_weights_of_the_pretraining_are_listed(tiny: Path) -> None:
+    weights = load_file(tiny / "model.safetensors")
+    save_file({**weights, "project_q.weight": np.ones((2, 2), np.float32)}, tiny / "model.safetensors")
+    spec = encoders.resolve(str(tiny))
+    assert encoders.load(spec).unexpected == ("project_q.weight",)
+    assert spec.parameters == sum(w.size for w in weights.values())
+
+
+def test_a_learned_encoder_is_not_called_random(tiny: Path) -> None:
+    assert encoders.resolve(str(tiny)).random
+    (tiny / encoders.RANDOM_MARKER).unlink()
+    assert not encoders.resolve(str(tiny)).random
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
+    digests = [
+        encoders.resolve(str(tiny_hubert(tmp_path / f"{i}", seed))).weights_digest for i, seed in enumerate([1, 1, 2])
+    ]
+    assert digests[0] == digests[1] != digests[2]
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize("samples", [0, 1, 399])
+def test_a_clip_shorter_than_a_frame(samples: int, tiny: Path, shared: Path) -> None:
+    for folder in (tiny, shared / "weights" / "whisper-tiny.en-encoder"):
+        with pytest.raises(ClipError, match=r"shorter than one frame of the encoder \(400\)"):
+            encoders.load(encoders.resolve(str(folder))).pool(noise(samples), pad_to=16_000)
+
+
+def test_a_clip_longer_than_whisper_hears(shared: Path) -> None:
+    encoder = encoders.load(encoders.resolve(str(shared / "weights" / "whisper-tiny.en-encoder")))
+    assert np.isfinite(encoder.pool(noise(480_000))).all()
+    with pytest.raises(ClipError, match=r"30.0 s: longer than the encoder's window of 30 s"):
+        encoder.pool(noise(480_001))
+
+
+def test_a_missing_weight_is_an_error_but_for_the_mask(tiny: Path) -> None:
+    """transformers would fill it at random; masked_spec_embed is of no use outside of pretraining."""
+    config = json.loads((tiny / "config.json").read_text())
+    (tiny / "config.json").write_text(json.dumps({**config, "mask_time_prob": 0.05}))
+    encoders.load(encoders.resolve(str(tiny)))  # masked_spec_embed is missing now
+    weights = load_file(tiny / "model.safetensors")
+    del weights["encoder.layers.1.attention.k_proj.weight"]
+    save_file(weights, tiny / "model.safetensors")
+    with pytest.raises(EncoderError, match=r"1 weights are missing .*encoder\.layers\.1\.attention\.k_proj\.weight"):
+        encoders.load(encoders.resolve(str(tiny)))
+
+
+def test_weights_of_another_shape(tiny: Path) -> None:
+    weights = load_file(tiny / "model.safetensors")
+    weights["encoder.layer_norm.bias"] = np.zeros(33, np.float32)
+    save_file(weights, tiny / "model.safetensors")
+    with pytest.raises(EncoderError, match="does not load"):
+        encoders.load(encoders.resolve(str(tiny)))
+
+
+@pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json", "model.safetensors"])
+def test_a_folder_with_a_file_missing(file: str, tiny: Path) -> None:
+    (tiny / file).unlink()
+    with pytest.raises(EncoderError, match=f"{file} is missing"):
+        encoders.resolve(str(tiny))
+
+
+def test_pickles_are_not_read(tiny: Path) -> None:
+    (tiny / "model.safetensors").rename(tiny / "pytorch_model.bin")
+    with pytest.raises(EncoderError, match=r"never read; convert them .*save_pretrained"):
+        encoders.resolve(str(tiny))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", "{", "cannot be read as JSON"),
+        ("config.json", "[]", "expected a JSON object"),
+        ("config.json", '{"model_type": "huber"}', "no encoder of model_type 'huber'; did you mean 'hubert'"),
+        ("preprocessor_config.json", '{"sampling_rate": 8000}', "it wants 8000 Hz"),
+        ("model.safetensors", "short", "not a safetensors file"),
+    ],
+)
+def test_damaged_files(file: str, content: str, message: str, tiny: Path) -> None:
+    (tiny / file).write_text(content)
+    with pytest.raises(EncoderError, match=message) as caught:
+        encoders.resolve(str(tiny))
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_cut_short(tiny: Path) -> None:
+    whole = (tiny / "model.safetensors").read_bytes()
+    (tiny / "model.safetensors").write_bytes(whole[:-100])
+    with pytest.raises(EncoderError, match=r"does not load|cut short"):
+        encoders.load(encoders.resolve(str(tiny)))
+
+
+def test_an_index_cannot_lead_out_of_the_folder(tiny: Path) -> None:
+    (tiny / "model.safetensors").rename(tiny.parent / "model.safetensors")
+    index = {"weight_map": {"encoder.layer_norm.bias": "../model.safetensors"}}
+    (tiny / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(EncoderError, match=r"no weights '../model.safetensors' beside it"):
+        encoders.resolve(str(tiny))
+
+
+def test_an_unknown_precision(tiny: Path) -> None:
+    with pytest.raises(EncoderError, match="precision 'bf17'; did you mean 'bf16'"):
+        encoders.load(encoders.resolve(str(tiny)), "bf17")
+
+
+# ---------------------------------------------------------------- the hub, without a network
+
+
+def test_a_name_that_is_no_hub_id() -> None:
+    with pytest.raises(EncoderError, match="did you mean 'ntu-spml/distilhubert'"):
+        encoders.resolve("distilhubert")
+    with pytest.raises(EncoderError, match="give a folder, or a hub id"):
+        encoders.resolve("./nowhere/at/all")
+
+
+def test_a_hub_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line, and no more than one question to the hub."""
+    import huggingface_hub
+
+    asked = []
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        asked.append((args, kwargs))
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", fail)
+    with pytest.raises(EncoderError, match=r"cannot be reached .*hf download facebook/hubert-base-ls960") as caught:
+        encoders.resolve("facebook/hubert-base-ls960")
+    assert "--revision refs/pr/2" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(asked) == 1
+    assert asked[0][1]["timeout"] <= 2
+
+
+def test_a_hub_id_in_the_local_cache_needs_no_network(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found under its pinned revision; the snapshot's commit is the revision that is recorded."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repo = tmp_path / "hub" / "models--facebook--hubert-base-ls960"
+    shutil.copytree(tiny, repo / "snapshots" / commit)
+    (repo / "refs" / "refs" / "pr").mkdir(parents=True)
+    (repo / "refs" / "refs" / "pr" / "2").write_text(commit)
+    monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    spec = encoders.resolve("facebook/hubert-base-ls960")
+    assert (spec.id, spec.revision) == ("facebook/hubert-base-ls960", commit)
+    assert spec.slug == "facebook--hubert-base-ls960"
+
+
+def test_a_hub_id_without_safetensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda *_, **__: None)
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda *_, **__: ["config.json", "pytorch_model.bin"])
+    with pytest.raises(EncoderError, match="its weights are pickles"):
+        encoders.resolve("someone/model")
+
+
+def test_distilhubert_config_is_what_transformers_builds(tmp_path: Path) -> None:
+    """The weights' names and shapes are those that transformers expects: none missing, none left over."""
+    folder = distilhubert_geometry(tmp_path / "d")
+    model = transformers.HubertModel(transformers.HubertConfig(**DISTILHUBERT))
+    assert sum(p.numel() for p in model.parameters()) == encoders.resolve(str(folder)).parameters
+    assert encoders.load(encoders.resolve(str(folder))).unexpected == ()
