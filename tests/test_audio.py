@@ -145,15 +145,18 @@ def test_truncated(tmp_path: Path, name: str, share: float) -> None:
     assert "truncated" in reason(path)
 
 
-def test_flac_cut_between_its_frames(tmp_path: Path) -> None:
-    """Where the cut falls on the border of a FLAC frame, no decoder complains: only the announced length shows it."""
+def test_flac_cut_between_its_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the border of a FLAC frame too; and where a libsndfile only reads less than the header announces."""
     path = write(tmp_path / "a.flac", np.random.default_rng(0).normal(0, 0.1, 48_000))
     whole = path.read_bytes()
     borders = [i for i in range(200, len(whole)) if whole[i : i + 2] == b"\xff\xf8"]
+    assert borders
     for border in borders:
         path.write_bytes(whole[:border])
         assert "truncated" in reason(path)
-    assert borders
+    path.write_bytes(whole)
+    monkeypatch.setattr(soundfile.SoundFile, "read", lambda *_, **__: np.zeros((0, 1), np.float32))
+    assert "truncated: 48,000 samples" in reason(path)
 
 
 @pytest.mark.parametrize("length", [0xFFFF_FFFF, 0x7FFF_FFFF])
@@ -174,6 +177,8 @@ def test_a_wav_with_more_after_its_samples_is_read(tmp_path: Path) -> None:
     odd = b"note" + struct.pack("<I", 3) + b"abc\0"
     path.write_bytes(data[:36] + odd + data[36:] + odd)
     assert np.array_equal(audio.read(path), audio.read(write(tmp_path / "b.wav", tone())))
+    path.write_bytes((data[:36] + odd + data[36:])[:-100])
+    assert "truncated: 100 bytes" in reason(path)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
