@@ -128,7 +128,7 @@ def changes(held: Sequence[Utterance], wanted: Sequence[Utterance]) -> str:
     if other:
         first = next(f.name for f in fields(Utterance) if _said(old[other[0]], f.name) != _said(new[other[0]], f.name))
         was, now = _said(old[other[0]], first), _said(new[other[0]], first)
-        parts.append(f"{len(other)} described otherwise ('{other[0]}': {first} was {was}, is {now})")
+        parts.append(f"{len(other)} described otherwise ('{other[0]}': {first} was {was}, is now {now})")
     return ", ".join(parts)
 
 
@@ -253,6 +253,8 @@ class Cache:
         if not path.is_file():
             raise CacheError(f"{path}: no such cache; make it with: embedkit extract --corpus {path.stem}")
         with ExitStack() as undo, _readable(path, DAMAGED):
+            if not h5py.is_hdf5(path):  # HDF5 would make a file of its own out of an empty one
+                raise OSError("no HDF5 signature")
             lock = _acquired(path) if write else None
             if lock:
                 undo.callback(lock.release)
@@ -414,6 +416,7 @@ def _runs(places: npt.NDArray[np.intp]) -> Iterator[tuple[int, int]]:
 
 
 def _check_format(path: Path, file: h5py.File) -> None:
+    """Raises CacheError for a file that is not a cache of this format version."""
     version = file.attrs.get("format")
     if version is None:
         raise CacheError(f"{path}: an HDF5 file, but not a cache of embedkit's; --fresh begins anew")
