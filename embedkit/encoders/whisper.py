@@ -55,3 +55,9 @@ class Whisper:
         with torch.inference_mode():
             states = self._encoder(mel.to(self._device, self._dtype), output_hidden_states=True).hidden_states
             return pooled(torch.cat(states)[:, :own])
+
+    @property
+    def mel_filters(self) -> npt.NDArray[np.float64]:
+        """[frequency, mel], for a graph that makes the log-mel itself."""
+        filters: npt.NDArray[np.float64] = self._log_mel.mel_filters
+        return filters
