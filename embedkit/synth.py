@@ -403,11 +403,11 @@ DIALOGUES = ("impro01", "script01_1", "impro02", "script02_1")
 def make_iemocap(root: Path, turns: int = 300, seed: int = 0) -> None:
     """Lay a corpus down at root as IEMOCAP does: 5 sessions of a woman and a man, sheets, and a WAV for every turn.
 
-    turns: over all sessions, at least 50. Deterministic by seed. Four classes (hap and exc are both there) in every
+    turns: over all sessions, at least 60. Deterministic by seed. Four classes (hap and exc are both there) in every
     session, and some turns of other labels. Raises UserError for too few turns.
     """
-    if turns < 50:
-        raise UserError(f"{turns} turns: expected at least 50, so that every session has every class")
+    if turns < 60:
+        raise UserError(f"{turns} turns: expected at least 60, so that every session has every class")
     for session in range(1, 6):
         rng = np.random.default_rng([seed, session])
         voices = {"F": Speaker.draw("female", rng), "M": Speaker.draw("male", rng)}

@@ -23,7 +23,7 @@ def digests(root: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("synth")
-    synth.make_iemocap(root, turns=50, seed=3)
+    synth.make_iemocap(root, turns=60, seed=3)
     return root
 
 
@@ -35,7 +35,7 @@ def man() -> synth.Speaker:
 def test_reads_as_iemocap(corpus):
     """The IEMOCAP reader finds every turn with its file; each session has both speakers and every class."""
     rows = corpora.load("iemocap", corpus)
-    assert len(rows) == 50
+    assert len(rows) == 60
     classes = corpora.classes_of(rows, corpora.reader("iemocap").LABELS)
     for session in ("Ses01", "Ses02", "Ses03", "Ses04", "Ses05"):
         mine = [(row, c) for row, c in zip(rows, classes, strict=True) if row.session == session]
@@ -56,20 +56,20 @@ def test_files_are_what_the_real_ones_are(corpus):
         assert 0.005 < np.abs(wave).max() < 0.999
         begin, _, end = lines.split(f"]\t{row.id}\t")[0].rpartition("[")[2].partition(" - ")
         assert info.duration == pytest.approx(float(end) - float(begin), abs=2e-4)
-    assert Counter(line[:5] for line in lines.splitlines())["C-E2:"] == 50
+    assert Counter(line[:5] for line in lines.splitlines())["C-E2:"] == 60
 
 
 def test_deterministic_by_seed(corpus, tmp_path):
     """The same seed writes the same bytes, another one other sound."""
-    synth.make_iemocap(tmp_path / "again", turns=50, seed=3)
-    synth.make_iemocap(tmp_path / "other", turns=50, seed=4)
+    synth.make_iemocap(tmp_path / "again", turns=60, seed=3)
+    synth.make_iemocap(tmp_path / "other", turns=60, seed=4)
     before, again, other = digests(corpus), digests(tmp_path / "again"), digests(tmp_path / "other")
     assert again == before
     assert not set(other.values()) & set(before.values())
 
 
 def test_too_few_turns(tmp_path):
-    with pytest.raises(UserError, match="at least 50"):
+    with pytest.raises(UserError, match="at least 60"):
         synth.make_iemocap(tmp_path, turns=20)
 
 
