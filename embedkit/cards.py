@@ -110,7 +110,7 @@ class Head(Card):
 
 class Folds(Card):
     kind: Literal["loso", "speaker", "shuffle"] = "loso"
-    k: int = Field(8, ge=2)  # folds of `speaker`; at most the number of speakers
+    k: int = Field(8, ge=3)  # folds of `speaker`; at most the number of speakers
     seed: int = 0  # of `shuffle`
 
 
@@ -125,8 +125,8 @@ class Search(Card):
 class Arm(Card):
     """One composition of the training set."""
 
-    name: str
-    mix: dict[str, float] = {}  # corpus -> the fraction of its utterances that joins every training set
+    name: str = ""  # "": made of the corpora's names, e.g. "iemocap+crema-d=0.25"
+    mix: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}  # corpus -> the share that joins every training set
 
 
 class Study(Card):
@@ -140,9 +140,10 @@ class Study(Card):
     arms: list[Arm] = []  # []: one arm, the corpus alone
     test: str = ""  # another corpus, tested on as a whole by every fold's head
     folds: Folds = Folds()
-    heads: list[str] = ["mlp", "logistic", "lightgbm"]
+    heads: list[str] = Field(["mlp", "logistic", "lightgbm"], min_length=1)
     layers: list[int] | Literal["last", "all"] = "last"  # each a result of its own
-    stats: list[Literal["mean", "std"]] = ["mean"]
+    stats: list[Literal["mean", "std"]] = Field(["mean"], min_length=1, max_length=2)  # one after the other
+    views: int | None = Field(None, ge=0)  # augmented views for the heads that want them; without: all that are cached
     seeds: int = Field(1, ge=1)  # 0..seeds-1
     search: Search = Search()
     labels: dict[str, LabelMap] = {}  # corpus -> label map; a corpus that is not named keeps its own default map

@@ -34,7 +34,7 @@ ROOMS = {
 
 # From top to bottom: a room imports only what stands below it (cli -> verbs -> parts -> cards -> errors).
 ORDER = [
-    {"__main__"}, {"cli"}, {"demo"}, {"export"}, {"study"}, {"search", "report", "extract", "runtime"},
+    {"__main__"}, {"cli"}, {"demo"}, {"export"}, {"study"}, {"plan", "search", "report", "extract", "runtime"},
     {"synth", "encoders", "heads", "folds", "augment", "audit"}, {"cache"}, {"corpora"}, {"audio", "metrics"},
     {"cards"}, {"workspace"}, {"errors"}, {"__init__"},
 ]  # fmt: skip

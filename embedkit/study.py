@@ -1,0 +1,574 @@
+"""Studies: cached features, folds and heads to predictions, the record that everything else derives from.
+
+One unit of work is one fit (arm, layer, head, seed, fold), written when it ends: a kill costs the units in flight.
+
+    studies/<name>/study.json            the settings in effect; the same ones resume, others are refused
+    studies/<name>/predictions.parquet   utterance, corpus, speaker, session, arm, layer, head, seed, fold, split
+                                         (validate or test), label, p_anger, p_happiness, p_neutral, p_sadness
+    studies/<name>/units.json            of each fit: its best epoch or iteration, seconds, training rows, warnings
+    studies/<name>/search.json           of each search: the parameters found, trials, pruned, validation UA
+    studies/<name>/heads/<arm>/layer-<N>/<head>/fold-<fold>/    the first seed's heads; final/ once one is exported
+    studies/<name>/results.json, report.md
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import time
+import warnings
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from urllib.parse import quote
+
+import numpy as np
+import numpy.typing as npt
+
+from embedkit import __version__, cards, heads, metrics, report
+from embedkit.cache import STATS, Cache
+from embedkit.cards import CLASSES
+from embedkit.errors import EmbedkitError, StudyError, did_you_mean
+from embedkit.folds import Rows
+from embedkit.plan import SAFE, Plan, Source, Unit, ask, plan
+from embedkit.workspace import Workspace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+POOL_PAYS = 15.0  # seconds of work that must lie ahead before worker processes are worth their start
+
+
+# ---------------------------------------------------------------- one fit
+
+
+class Bench:
+    """Fits heads in one process, on one thread; it reads from the caches what its units need and keeps the last two."""
+
+    def __init__(self, planned: Plan) -> None:
+        self.plan = planned
+        self._held: dict[tuple[int, int], npt.NDArray[np.float16]] = {}
+
+    def features(self, layer: int, views: int) -> npt.NDArray[np.float16]:
+        """[row, 1 + views, dim]: of every row of the study; statistics lie one after the other in dim."""
+        if (layer, views) not in self._held:
+            if len(self._held) > 1:
+                self._held.pop(next(iter(self._held)))
+            self._held[layer, views] = np.concatenate(
+                [self._read(source, layer, views) for source in self.plan.sources.values()]
+            )
+        return self._held[layer, views]
+
+    def _read(self, source: Source, layer: int, views: int) -> npt.NDArray[np.float16]:
+        stats = [STATS.index(name) for name in self.plan.study.stats]
+        held = min(views, source.identity.views)  # a corpus that is only tested may have fewer
+        with Cache.open(source.path) as cache:
+            read = cache.features(source.rows, views=range(held + 1), layers=(layer,), stats=stats)
+        block = np.full((len(read), 1 + views, read.shape[3] * read.shape[4]), np.nan, np.float16)
+        block[:, : held + 1] = read[:, :, 0].reshape(len(read), held + 1, -1)
+        return block
+
+    def fit(self, unit: Unit, params: Mapping[str, Any], train: Rows, validate: Rows | None) -> heads.Estimator:
+        """A head trained on rows; `validate` only says when to stop.
+
+        Raises EmbedkitError that names the unit where the estimator fails.
+        """
+        card = self.plan.heads[unit.head]
+        card = card.model_copy(update={"fixed": {**card.fixed, **params}})
+        views = self.plan.views if card.views != "clean" else 0
+        x, y = self.features(unit.layer, views), self.plan.y
+        estimator = heads.build(card, unit.seed)
+        held = None if validate is None else (x[validate, 0].astype(np.float32), y[validate])
+        augmented = x[train, 1:].astype(np.float32) if views else None
+        try:
+            with one_thread():
+                estimator.fit(x[train, 0].astype(np.float32), y[train], views=augmented, validation=held)
+        except (ValueError, ArithmeticError, RuntimeError) as error:
+            said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise EmbedkitError(f"{unit.folder()}, seed {unit.seed}, fold {unit.fold + 1}: {said}") from error
+        return estimator
+
+    def probabilities(self, estimator: heads.Estimator, layer: int, rows: Rows) -> npt.NDArray[np.float64]:
+        """[row, class] in CLASSES' order, of the clean view; 0 for a class that training had not."""
+        views = next((v for held, v in self._held if held == layer), 0)  # what is held has the clean view too
+        x = self.features(layer, views)[rows, 0].astype(np.float32)
+        result = np.zeros((len(rows), len(CLASSES)))
+        with one_thread():
+            result[:, [CLASSES.index(name) for name in estimator.classes_]] = estimator.predict_proba(x)
+        return result
+
+    def judge(self, unit: Unit, params: Mapping[str, Any]) -> float:
+        """Validation UA of one fit; no test row is read for it."""
+        fold = self.plan.folds[unit.fold]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", category=UserWarning)
+            estimator = self.fit(unit, params, self._training_rows(unit), fold.validate)
+        p = self.probabilities(estimator, unit.layer, fold.validate)
+        return metrics.ua(self.plan.y[fold.validate], np.array(CLASSES)[p.argmax(1)])
+
+    def train(self, unit: Unit, params: Mapping[str, Any]) -> None:
+        """Fit, predict validation and test rows, keep the head (first seed), and then the unit's part of the record."""
+        fold, train = self.plan.folds[unit.fold], self._training_rows(unit)
+        begin = time.perf_counter()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", category=UserWarning)  # scikit-learn's ConvergenceWarning is one
+            estimator = self.fit(unit, params, train, fold.validate)
+        best = getattr(estimator, "best_epoch_", getattr(estimator, "best_iteration_", None))
+        facts = {
+            "best": None if best is None else int(best),
+            "seconds": round(time.perf_counter() - begin, 3),
+            "rows": len(train),
+            "warnings": sorted(
+                {str(w.message).strip().split("\n")[0] for w in caught if issubclass(w.category, UserWarning)}
+            ),
+        }
+        if unit.seed == 0:
+            kind = self.plan.heads[unit.head].kind
+            heads.save(kind, estimator, head_folder(self.plan.folder, unit, fold.name))
+        rows = np.concatenate([fold.validate, fold.test])
+        columns = self._record(unit, rows, self.probabilities(estimator, unit.layer, rows))
+        _write_part(part_of(self.plan, unit), columns, facts)
+
+    def _training_rows(self, unit: Unit) -> Rows:
+        return np.concatenate([self.plan.folds[unit.fold].train, self.plan.arms[unit.arm]])
+
+    def _record(self, unit: Unit, rows: Rows, p: npt.NDArray[np.float64]) -> dict[str, Any]:
+        """The unit's rows of predictions.parquet, by column."""
+        fold, n = self.plan.folds[unit.fold], len(rows)
+        columns = {name: values[rows] for name, values in self.plan.columns.items()}
+        return {
+            "utterance": columns["ids"],
+            **{name: columns[name] for name in ("corpus", "speaker", "session")},
+            **{name: [value] * n for name, value in zip(unit._fields, unit, strict=True) if name != "fold"},
+            "fold": [fold.name] * n,
+            "split": ["validate"] * len(fold.validate) + ["test"] * len(fold.test),
+            "label": self.plan.y[rows],
+            **dict(zip(report.PROBABILITIES, p.T, strict=True)),
+        }
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Sums in one order whatever the machine is doing, and no threads in each other's way."""
+    # threadpoolctl: BLAS and OpenMP of whatever is loaded
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):
+        yield
+
+
+def head_folder(folder: Path, unit: Unit, fold: str) -> Path:
+    """Where the head of a fold lies: heads/<arm>/layer-<N>/<head>/fold-<fold>/."""
+    return folder / "heads" / unit.folder() / f"fold-{quote(fold, safe=SAFE)}"
+
+
+def part_of(planned: Plan, unit: Unit) -> Path:
+    return planned.folder / "parts" / unit.folder() / f"seed-{unit.seed}-fold-{unit.fold + 1}.parquet"
+
+
+def _write_part(path: Path, columns: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pa.table({name: pa.array(values) for name, values in columns.items()})
+    draft = path.with_suffix(".draft")
+    pq.write_table(table.replace_schema_metadata({"facts": json.dumps(facts)}), draft)
+    draft.replace(path)
+
+
+# ---------------------------------------------------------------- many fits
+
+
+class Crew:
+    """Does a bench's work here or, once enough of it lies ahead, in worker processes; the same bits either way.
+
+    total: about how many fits there will be; with the mean time of those done so far it says what lies ahead.
+    """
+
+    def __init__(self, planned: Plan, jobs: int, total: int) -> None:
+        self.plan, self.jobs, self.left = planned, jobs, total
+        self.bench = Bench(planned)
+        self._done, self._seconds = 0, 0.0
+        self._pool: ProcessPoolExecutor | None = None
+
+    def map(self, what: str, tasks: Iterable[tuple[Any, ...]]) -> Generator[Any, None, None]:
+        """The results of a method of Bench, in the order of tasks. Closing it takes back what has not begun."""
+        tasks = list(tasks)
+        while tasks and not self._pooled():
+            begin = time.perf_counter()
+            result = getattr(self.bench, what)(*tasks.pop(0))
+            self._seconds += time.perf_counter() - begin
+            self._done += 1
+            self.left -= 1
+            yield result
+        yield from self._in_workers(what, tasks)
+
+    def _pooled(self) -> bool:
+        """Whether there are workers, or it pays to start them now."""
+        ahead = self.left * self._seconds / self._done if self._done else 0.0
+        if self._pool is None and self.jobs > 1 and self.left > 1 and ahead > POOL_PAYS:
+            self._pool = ProcessPoolExecutor(
+                min(self.jobs, self.left), multiprocessing.get_context("spawn"), _enlist, (self.plan,)
+            )
+        return self._pool is not None
+
+    def _in_workers(self, what: str, tasks: Sequence[tuple[Any, ...]]) -> Generator[Any, None, None]:
+        futures: list[Future[Any]] = [self._pool.submit(_work, what, *task) for task in tasks] if self._pool else []
+        try:
+            for future in futures:
+                yield future.result()
+        except BrokenProcessPool:
+            raise EmbedkitError(
+                "a worker process died (out of memory?); what is finished is kept: run it again with --jobs 1"
+            ) from None
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._pool:
+            self._pool.shutdown(cancel_futures=True)
+
+
+_bench: Bench  # a worker's own
+
+
+def _enlist(planned: Plan) -> None:
+    """Begin as a worker: get ready, and end when the process that asked ends, however it does."""
+    global _bench
+    _bench = Bench(planned)
+    Thread(target=_follow, daemon=True).start()
+
+
+def _follow() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+    os._exit(1)
+
+
+def _work(what: str, *task: Any) -> Any:
+    return getattr(_bench, what)(*task)
+
+
+# ---------------------------------------------------------------- the verb
+
+
+def run(
+    workspace: Workspace,
+    card: str | None = None,
+    flags: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    name: str | None = None,
+    partial: bool = False,
+    jobs: int | None = None,
+) -> dict[str, Any]:
+    """Do a study, or what is left of it; see `ask` for card, flags and settings.
+
+    Returns {study, results: [{arm, head, layer, encoder, wa, ua, macro_f1, f1}], table, ...}, the same as
+    results.json. Raises StudyError, CardError or CacheError before anything trains.
+    """
+    planned = plan(workspace, *ask(workspace, card, flags, settings, name), partial=partial)
+    with _alone(planned.folder):
+        _begin(planned)
+        _train(planned, jobs or _cores())
+        doc = _document(planned)
+        report.write(planned.folder, doc)
+    return {**doc, "table": report.table(doc)}
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process a study; the lock falls with the process."""
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise StudyError(f"{folder}: another process is working on this study; wait, or give another --name") from None
+
+
+def _begin(planned: Plan) -> None:
+    """Write the settings in effect, or find that they are those that the study was begun with."""
+    path, now = planned.folder / "study.json", planned.settings()
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        if different := differences(before, now):
+            more = f" and {len(different) - 3} more" if len(different) > 3 else ""
+            raise StudyError(
+                f"{planned.folder} was begun with other settings ({'; '.join(different[:3])}{more});"
+                " give another --name, or remove that folder"
+            )
+        return
+    study = planned.study.model_copy(update={"encoder": planned.place})
+    data = {
+        "embedkit": __version__,
+        "card": study.model_dump(mode="json", exclude={"search": {"storage"}}),
+        "caches": {corpus: {"file": str(s.path), "digest": s.identity.digest} for corpus, s in planned.sources.items()},
+        "settings": now,
+    }
+    report.replace(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+def differences(before: Any, now: Any, key: str = "") -> list[str]:
+    """Where two sets of settings differ.
+
+    >>> differences({"folds": {"k": 8}, "seeds": 1}, {"folds": {"k": 5}, "seeds": 1})
+    ['folds.k: 8 there, 5 here']
+    """
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        return [
+            line
+            for name in dict.fromkeys((*before, *now))
+            for line in differences(before.get(name), now.get(name), f"{key}.{name}" if key else str(name))
+        ]
+    return [] if before == now else [f"{key}: {_short(before)} there, {_short(now)} here"]
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _train(planned: Plan, jobs: int) -> None:
+    """Search where it is asked for, then every unit that is not there yet; at the end all parts are one record."""
+    if (planned.folder / "predictions.parquet").is_file():
+        return
+    units, trials = planned.units(), planned.study.search.trials
+    todo = [unit for unit in units if not part_of(planned, unit).is_file()]
+    searches = [triple for triple in planned.triples() if trials and planned.heads[triple[2]].search]
+    with Crew(planned, jobs, len(todo) + len(searches) * trials * len(planned.folds)) as crew:
+        found = {}
+        for triple in searches:
+            found[triple] = _search(planned, crew, triple)["params"]
+        with _progress(len(units), "training", len(units) - len(todo)) as bar:
+            for _ in crew.map("train", ((unit, found.get(unit[:3], {})) for unit in todo)):
+                bar.update()
+    _gather(planned, units)
+
+
+@contextmanager
+def _progress(total: int, what: str, done: int = 0) -> Iterator[Any]:
+    """A progress bar on stderr, where that is a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, initial=done, desc=what, file=sys.stderr, disable=None) as bar:
+        yield bar
+
+
+def _search(planned: Plan, crew: Crew, triple: tuple[str, int, str]) -> dict[str, Any]:
+    """The best parameters of one (arm, layer, head), kept in search.json."""
+    from embedkit.search import search
+
+    known, (arm, layer, head) = _read_list(planned.folder / "search.json"), triple
+    for entry in known:
+        if (entry["arm"], entry["layer"], entry["head"]) == triple:
+            return entry
+
+    def scores(params: dict[str, Any]) -> Generator[float, None, None]:
+        return crew.map("judge", ((Unit(*triple, 0, fold), params) for fold in range(len(planned.folds))))
+
+    space, settings = planned.heads[head].search, planned.study.search
+    storage = settings.storage or f"sqlite:///{planned.folder / 'search.db'}"
+    with _progress(settings.trials, f"search {head}") as bar:
+        name = f"{planned.study.name}/{'/'.join(map(str, triple))}"
+        found = search(name, space, scores, settings, storage, told=lambda done: bar.update(done - bar.n))
+    entry = {"arm": arm, "layer": layer, "head": head, "params": found.params, "validation_ua": found.value}
+    entry |= {"trials": found.trials, "pruned": found.pruned}
+    text = json.dumps([*known, entry], indent=2, ensure_ascii=False) + "\n"
+    report.replace(planned.folder / "search.json", text)
+    return entry
+
+
+def _read_list(path: Path) -> list[dict[str, Any]]:
+    data: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    return data
+
+
+def _gather(planned: Plan, units: Sequence[Unit]) -> None:
+    """All parts as units.json and predictions.parquet, which says that the study is done; then the parts can go."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    tables = [pq.read_table(part_of(planned, unit)) for unit in units]
+    facts = [
+        {**dict(zip(unit._fields, unit, strict=True)), "fold": planned.folds[unit.fold].name}
+        | json.loads(table.schema.metadata[b"facts"])
+        for unit, table in zip(units, tables, strict=True)
+    ]
+    report.replace(planned.folder / "units.json", json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+    record = pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
+    draft = planned.folder / "predictions.draft"
+    pq.write_table(record, draft)
+    draft.replace(planned.folder / "predictions.parquet")
+    shutil.rmtree(planned.folder / "parts")
+
+
+def _document(planned: Plan) -> dict[str, Any]:
+    """What results.json holds."""
+    import pandas as pd
+
+    study, identity = planned.study, planned.identity
+    predictions = pd.read_parquet(planned.folder / "predictions.parquet")
+    return {
+        "study": study.name,
+        "results": report.results(predictions, identity.encoder),
+        "corpus": study.corpus,
+        "test": study.test,
+        "recipe": study.recipe,
+        "encoder": identity.encoder,
+        "revision": identity.revision,
+        "weights": "random" if identity.random else "pretrained",
+        "folds": {"kind": study.folds.kind, "names": [fold.name for fold in planned.folds]},
+        "seeds": study.seeds,
+        "views": planned.views,
+        "rows": {
+            corpus: {
+                "used": len(s.rows),
+                "classes": {name: int(np.sum(s.y == name)) for name in CLASSES},
+                "skipped": s.skipped,
+                "missing": s.missing,
+                "left_out": dict(s.left_out),
+            }
+            for corpus, s in planned.sources.items()
+        },
+        "search": _read_list(planned.folder / "search.json"),
+        "notes": [*planned.notes, *_warned(planned.folder)],
+    }
+
+
+def _warned(folder: Path) -> Iterator[str]:
+    """What the estimators complained about, counted over fits."""
+    units = _read_list(folder / "units.json")
+    fits = Counter(unit["head"] for unit in units)
+    for (head, text), count in Counter((u["head"], text) for u in units for text in u["warnings"]).items():
+        yield f"{head}: {count} of {fits[head]} fits warn: {text}"
+
+
+# ---------------------------------------------------------------- a finished study, for those who use its heads
+
+
+class Choice(NamedTuple):
+    """One result of a study."""
+
+    arm: str
+    head: str
+    layer: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A study that has its results. `plan` has its cards, caches (`plan.sources[corpus].path`), rows and folds."""
+
+    plan: Plan
+    results: list[dict[str, Any]]
+
+    def predictions(self) -> pd.DataFrame:
+        """The record; see the head of this module."""
+        import pandas as pd
+
+        return pd.read_parquet(self.plan.folder / "predictions.parquet")
+
+    def test_rows(self, choice: Choice) -> pd.DataFrame:
+        """The record's test rows of the heads that are kept (first seed)."""
+        rows = self.predictions()
+        chosen = (rows["arm"] == choice.arm) & (rows["layer"] == choice.layer) & (rows["head"] == choice.head)
+        return rows[chosen & (rows["seed"] == 0) & (rows["split"] == "test")].reset_index(drop=True)
+
+    def fold_head(self, choice: Choice, fold: str) -> heads.Estimator:
+        """The head of a fold (by its name in the record), as it was when it predicted its test rows."""
+        unit = Unit(choice.arm, choice.layer, choice.head, 0, 0)
+        return heads.load(self.plan.heads[choice.head].kind, head_folder(self.plan.folder, unit, fold))
+
+    def params(self, choice: Choice) -> dict[str, Any]:
+        """What a search has found for it, {} without one."""
+        for entry in _read_list(self.plan.folder / "search.json"):
+            if (entry["arm"], entry["head"], entry["layer"]) == choice:
+                return dict(entry["params"])
+        return {}
+
+    def refit(self, choice: Choice) -> heads.Estimator:
+        """The head for use: trained on every row of the study's corpus and of the arm's mix, with the first seed.
+
+        Where a fold's training stopped early, this one ends at the median of the folds' best epochs (iterations).
+        Kept in heads/<arm>/layer-<N>/<head>/final/ and loaded from there the next time.
+        """
+        unit = Unit(choice.arm, choice.layer, choice.head, 0, 0)
+        folder, card = self.plan.folder / "heads" / unit.folder() / "final", self.plan.heads[choice.head]
+        if folder.is_dir():
+            return heads.load(card.kind, folder)
+        params = self.params(choice)
+        best = [
+            u["best"]
+            for u in _read_list(self.plan.folder / "units.json")
+            if (u["arm"], u["head"], u["layer"], u["seed"]) == (*choice, 0) and u["best"] is not None
+        ]
+        if best and heads.rounds(card):
+            params[heads.rounds(card)] = max(1, round(float(np.median(best))))
+        own = np.arange(len(self.plan.sources[self.plan.study.corpus].rows))
+        estimator = Bench(self.plan).fit(unit, params, np.concatenate([own, self.plan.arms[choice.arm]]), None)
+        draft = folder.with_name("final.draft")
+        shutil.rmtree(draft, ignore_errors=True)
+        heads.save(card.kind, estimator, draft)
+        draft.replace(folder)
+        return estimator
+
+
+def open_study(workspace: Workspace, name: str | None = None) -> Finished:
+    """A finished study by its name; None: the newest.
+
+    Raises StudyError where there is none, it is not finished, or its caches are not what they were.
+    """
+    done = {p.parent.name: p.stat().st_mtime for p in workspace.studies.glob("*/results.json")}
+    if name is None and not done:
+        raise StudyError(f"no finished study in {workspace.studies}; try: embedkit study")
+    name = name or max(done, key=lambda n: done[n])
+    folder = workspace.study(name)
+    if name not in done:
+        begun = (folder / "study.json").is_file()
+        raise StudyError(
+            f"study '{name}' is {'not finished; run it again' if begun else f'unknown{did_you_mean(name, done)}'}"
+        )
+    data = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    own_heads = {n: cards.build(cards.Head, {**c, "name": n}) for n, c in data["settings"]["heads"].items()}
+    planned = plan(workspace, cards.build(cards.Study, {**data["card"], "name": name}), own_heads, partial=True)
+    now = json.loads(json.dumps(planned.settings()))
+    if different := differences(data["settings"], now):
+        raise StudyError(f"{folder}: what it was made of has changed since ({different[0]}); run a study anew")
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))["results"]
+    return Finished(planned, results)
+
+
+def best(results: Sequence[Mapping[str, Any]], **wanted: Any) -> Choice:
+    """The (arm, head, layer) with the best mean validation UA; wanted: arm, head or layer that it must have.
+
+    Raises StudyError where none has.
+    """
+    wanted = {key: value for key, value in wanted.items() if value is not None}
+    left = [r for r in results if all(r[key] == value for key, value in wanted.items())]
+    if not left:
+        key, value = next((k, v) for k, v in wanted.items() if all(r[k] != v for r in results) or len(wanted) > 1)
+        known = {str(r[key]) for r in results}
+        raise StudyError(f"the study has no result with {key} '{value}'{did_you_mean(str(value), known)}")
+    winner = max(left, key=lambda r: r["validation_ua"]["mean"])
+    return Choice(winner["arm"], winner["head"], winner["layer"])
