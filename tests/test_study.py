@@ -13,84 +13,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from study_caches import DIM, LABELS, class_of, make_workspace, utterances, write_cache
 
-from embedkit import cards, study
-from embedkit.cache import Cache, Identity, create
+from embedkit import study
+from embedkit.cache import Cache
 from embedkit.cards import CLASSES
 from embedkit.corpora import Utterance
 from embedkit.errors import EmbedkitError, StudyError, UserError
 from embedkit.plan import ask, plan
-from embedkit.workspace import Workspace, init
-
-LABELS = {
-    "iemocap": ["ang", "hap", "exc", "neu", "sad"],
-    "crema-d": ["ANG", "HAP", "NEU", "SAD"],
-    "ravdess": ["angry", "happy", "neutral", "calm", "sad"],
-}
-DIM, LAYERS = 6, 3
-
-
-def class_of(label: str) -> int:
-    return "ahns".index({"e": "h", "c": "n"}.get(label[0].lower(), label[0].lower()))
-
-
-def utterances(corpus: str, speakers: int, each: int, sessions: bool = True) -> list[Utterance]:
-    """`each` turns of every label for every speaker, and one of a label that no class has."""
-    return [
-        Utterance(
-            id=f"{corpus}-{s}-{label}-{i}",
-            file=f"{s}/{label}-{i}.wav",
-            label=label,
-            speaker=f"{corpus}:{s + 1}",
-            session=f"Ses0{s // 2 + 1}" if sessions else "",
-        )
-        for s in range(speakers)
-        for label, count in [*((label, each) for label in LABELS[corpus]), ("xxx", 1)]
-        for i in range(count)
-    ]
-
-
-def write_cache(
-    root: Path, rows: list[Utterance], *, views: int = 1, random: bool = False, recipe: str = "exact"
-) -> Path:
-    """A cache of features in which each class lies around a corner of its own, the deeper the layer the clearer."""
-    corpus = rows[0].speaker.split(":")[0]
-    card = cards.read(cards.Recipe, root / "cache" / f"{recipe}.toml")
-    identity = Identity(
-        corpus,
-        card.model_dump(mode="json", include={"precision", "sound", "augment"}),
-        "ntu-spml/distilhubert",
-        "0" * 40,
-        "1" * 64,
-        random,
-        views=views,
-        labels="all",
-    )
-    path = root / "cache" / recipe / "ntu-spml--distilhubert" / f"{corpus}.h5"
-    create(path, identity, rows, LAYERS, DIM)
-    noise = np.random.default_rng(len(rows)).normal(size=(len(rows), 1 + views, LAYERS, 2, DIM))
-    for i, row in enumerate(rows):
-        if row.label != "xxx":
-            noise[i, :, :, 0, class_of(row.label)] += np.array([0.5, 1.0, 2.0])
-    with Cache.open(path, write=True) as cache:
-        cache.fill(
-            range(len(rows)), noise.astype(np.float16), [3.0] * len(rows), [f"{i:032x}" for i in range(len(rows))]
-        )
-    return path
-
-
-def make_workspace(root: Path) -> Workspace:
-    workspace = init(root)
-    write_cache(root, utterances("iemocap", 10, 4))
-    write_cache(root, utterances("crema-d", 4, 10, sessions=False))
-    write_cache(root, utterances("ravdess", 3, 5, sessions=False))
-    (root / "heads" / "quick.toml").write_text(
-        'kind = "logistic"\n[fixed]\nC = 0.05\n[search]\nC = { type = "float", low = 1e-4, high = 10.0, log = true }\n'
-    )
-    (root / "heads" / "net.toml").write_text(
-        'kind = "mlp"\nviews = "draw"\n[fixed]\nhidden = 8\nepochs = 6\npatience = 2\nlr = 1e-2\nactivation = "gelu"\n'
-    )
-    return workspace
+from embedkit.workspace import Workspace
 
 
 @pytest.fixture
@@ -272,6 +203,7 @@ def test_the_record_equals_scikit_learn_fold_by_fold(workspace: Workspace) -> No
     assert doc["results"][0]["wa"]["folds"] == pytest.approx(right, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_jobs_give_the_same_bits(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """One process and two give the same record, byte by byte, and the same kept heads."""
     flags = {"heads": ["net", "quick"], "seeds": 2}

@@ -1,0 +1,88 @@
+"""Small workspaces with caches of made-up features, for the tests of studies and searches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from embedkit import cards
+from embedkit.cache import Cache, Identity, create
+from embedkit.corpora import Utterance
+from embedkit.workspace import Workspace, init
+
+LABELS = {
+    "iemocap": ["ang", "hap", "exc", "neu", "sad"],
+    "crema-d": ["ANG", "HAP", "NEU", "SAD"],
+    "ravdess": ["angry", "happy", "neutral", "calm", "sad"],
+}
+DIM, LAYERS = 6, 3
+
+
+def class_of(label: str) -> int:
+    return "ahns".index({"e": "h", "c": "n"}.get(label[0].lower(), label[0].lower()))
+
+
+def utterances(corpus: str, speakers: int, each: int, sessions: bool = True) -> list[Utterance]:
+    """`each` turns of every label for every speaker, and one of a label that no class has."""
+    return [
+        Utterance(
+            id=f"{corpus}-{s}-{label}-{i}",
+            file=f"{s}/{label}-{i}.wav",
+            label=label,
+            speaker=f"{corpus}:{s + 1}",
+            session=f"Ses0{s // 2 + 1}" if sessions else "",
+        )
+        for s in range(speakers)
+        for label, count in [*((label, each) for label in LABELS[corpus]), ("xxx", 1)]
+        for i in range(count)
+    ]
+
+
+def write_cache(
+    root: Path,
+    rows: list[Utterance],
+    *,
+    views: int = 1,
+    random: bool = False,
+    recipe: str = "exact",
+    signal: float = 1.0,
+) -> Path:
+    """A cache of features in which each class lies around a corner of its own, the deeper the layer the clearer."""
+    corpus = rows[0].speaker.split(":")[0]
+    card = cards.read(cards.Recipe, root / "cache" / f"{recipe}.toml")
+    identity = Identity(
+        corpus,
+        card.model_dump(mode="json", include={"precision", "sound", "augment"}),
+        "ntu-spml/distilhubert",
+        "0" * 40,
+        "1" * 64,
+        random,
+        views=views,
+        labels="all",
+    )
+    path = root / "cache" / recipe / "ntu-spml--distilhubert" / f"{corpus}.h5"
+    create(path, identity, rows, LAYERS, DIM)
+    noise = np.random.default_rng(len(rows)).normal(size=(len(rows), 1 + views, LAYERS, 2, DIM))
+    for i, row in enumerate(rows):
+        if row.label != "xxx":
+            noise[i, :, :, 0, class_of(row.label)] += signal * np.array([0.5, 1.0, 2.0])
+    with Cache.open(path, write=True) as cache:
+        cache.fill(
+            range(len(rows)), noise.astype(np.float16), [3.0] * len(rows), [f"{i:032x}" for i in range(len(rows))]
+        )
+    return path
+
+
+def make_workspace(root: Path) -> Workspace:
+    workspace = init(root)
+    write_cache(root, utterances("iemocap", 10, 4))
+    write_cache(root, utterances("crema-d", 4, 10, sessions=False))
+    write_cache(root, utterances("ravdess", 3, 5, sessions=False))
+    (root / "heads" / "quick.toml").write_text(
+        'kind = "logistic"\n[fixed]\nC = 0.05\n[search]\nC = { type = "float", low = 1e-4, high = 10.0, log = true }\n'
+    )
+    (root / "heads" / "net.toml").write_text(
+        'kind = "mlp"\nviews = "draw"\n[fixed]\nhidden = 8\nepochs = 6\npatience = 2\nlr = 1e-2\nactivation = "gelu"\n'
+    )
+    return workspace
