@@ -268,9 +268,9 @@ def test_other_settings_are_refused_and_named(workspace: Workspace, mine: Path) 
     """The differing key is named, nothing is touched; --fresh begins anew."""
     first = run(workspace, mine)
     before = contents(Path(first["cache"]))
-    other = PLAIN.model_copy(update={"sound": cards.Sound(trim_db=30, pre_emphasis=0, peak=0)})
+    other = PLAIN.model_copy(update={"sound": cards.Sound(trim_db=0, pre_emphasis=0.5, peak=0)})
     with pytest.raises(
-        CacheError, match=r"made with other settings: sound.trim_db: 30.0 here, 0.0 in the file; --fresh"
+        CacheError, match=r"made with other settings: sound.pre_emphasis: 0.5 here, 0.0 in the file; --fresh"
     ):
         run(workspace, mine, recipe=other)
     assert contents(Path(first["cache"])) == before
@@ -595,19 +595,18 @@ def test_clips_are_fetched_ahead_and_no_further() -> None:
 
 @pytest.mark.slow
 def test_a_real_encoder_gives_the_same_bits_whatever_the_jobs(workspace: Workspace, mine: Path, tmp_path: Path) -> None:
-    """DistilHuBERT's architecture, trim, pitch and all: 1 and 2 processes, and a limit before, give the same file; its
+    """DistilHuBERT's architecture, trim, pitch and all: 1 and 2 processes give the same file; its
     features are the encoder's own, one clip at a time, rounded to float16."""
     from embedkit import audio
 
     tiny = tiny_hubert(tmp_path / "tiny")
     files = []
-    for name, steps in (("one", [(1, None)]), ("two", [(2, None)]), ("mixed", [(2, 5), (1, None)])):
+    for name, jobs in (("one", 1), ("two", 2)):
         recipe = cards.Recipe(name=name, views=1)
-        for jobs, limit in steps:
-            report = run(workspace, mine, recipe=recipe, encoder=str(tiny), jobs=jobs, limit=limit)
+        report = run(workspace, mine, recipe=recipe, encoder=str(tiny), jobs=jobs)
         assert report["done"] == 8 and report["weights"] == "random"
         files.append(contents(Path(report["cache"])))
-    assert files[0] == files[1] == files[2]
+    assert files[0] == files[1]
     encoder = encoders.load(encoders.resolve(str(tiny)))
     with opened(workspace, "one") as file:
         x = file.features(layers=(0, 1, 2), stats=(0, 1))
