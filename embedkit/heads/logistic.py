@@ -1,0 +1,115 @@
+"""Logistic regression on standardised features: scikit-learn's own, in float64.
+
+Validation rows are not used at all: nothing stops early, and they are never trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import softmax
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.linear_model import LogisticRegression
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from embedkit.heads import Array, Validation, check_views, dense_onnx, stack, standard, two_classes
+
+VIEWS = ("clean", "all")
+ROUNDS = ""
+
+
+class Logistic(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """StandardScaler and LogisticRegression (lbfgs, L2). The scaler sees the clean training rows only.
+
+    C: inverse strength of the penalty; class_weight: "balanced", None or a weight by class; max_iter, tol: of lbfgs.
+    Fitted: `coef_` [class, dim] and `intercept_` [class] on standardised features, `mean_` and `scale_` [dim].
+    """
+
+    def __init__(
+        self,
+        C: float = 1.0,
+        class_weight: str | dict[Any, float] | None = "balanced",
+        max_iter: int = 1000,
+        tol: float = 1e-4,
+    ):
+        self.C = C
+        self.class_weight = class_weight
+        self.max_iter = max_iter
+        self.tol = tol
+
+    def fit(
+        self,
+        X: Array,
+        y: Array,
+        *,
+        views: Array | None = None,
+        validation: Validation | None = None,  # noqa: ARG002  every head takes it
+    ) -> Logistic:
+        """X [row, dim], y [row]. With views [row, K, dim] all are trained on, each with weight 1 / (1 + K)."""
+        regression = self._regression()
+        X, y = validate_data(self, X, y, dtype=np.float64)
+        check_views(X, views)
+        self.classes_, _ = two_classes(y)
+        self.mean_, self.scale_ = standard(X)
+        everything, labels, weight, _ = stack(X, y, views)
+        regression.fit((everything - self.mean_) / self.scale_, labels, None if views is None else weight)
+        coef, intercept = regression.coef_, regression.intercept_
+        if len(self.classes_) == 2:  # scikit-learn keeps one row, the second class's
+            coef, intercept = np.vstack([0 * coef, coef]), np.append(0, intercept)
+        self.coef_, self.intercept_, self.n_iter_ = coef, intercept, regression.n_iter_
+        return self
+
+    def _regression(self) -> LogisticRegression:
+        """Raises ValueError for a parameter out of range."""
+        regression = LogisticRegression(**self.get_params())
+        regression._validate_params()
+        return regression
+
+    def predict_proba(self, X: Array) -> Array:
+        """Probabilities [row, class], float64."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float64, reset=False)
+        logits = ((X - self.mean_) / self.scale_) @ self.coef_.T + self.intercept_
+        return np.asarray(softmax(logits, axis=1))
+
+    def predict(self, X: Array) -> Array:
+        """The most probable class of each row."""
+        best = self.predict_proba(X).argmax(1)
+        return np.asarray(self.classes_[best])
+
+
+def constructor(_: Mapping[str, Any]) -> type[Logistic]:
+    return Logistic
+
+
+def make(parameters: dict[str, Any], seed: int) -> Logistic:  # noqa: ARG001  lbfgs draws nothing
+    estimator = Logistic(**parameters)
+    estimator._regression()
+    return estimator
+
+
+ARRAYS = ("coef_", "intercept_", "mean_", "scale_")
+
+
+def save(estimator: Logistic, folder: Path) -> dict[str, Any]:
+    np.savez(folder / "head.npz", **{name: getattr(estimator, name) for name in ARRAYS})
+    return {"parameters": estimator.get_params()}
+
+
+def load(folder: Path, meta: dict[str, Any]) -> Logistic:
+    estimator = Logistic(**meta["parameters"])
+    estimator.classes_ = np.array(meta["classes"])
+    with np.load(folder / "head.npz", allow_pickle=False) as arrays:
+        for name in ARRAYS:
+            setattr(estimator, name, arrays[name])
+    estimator.n_features_in_ = len(estimator.mean_)
+    return estimator
+
+
+def to_onnx(estimator: Logistic, temperature: float) -> Any:
+    """The scaler goes into the weights: one Gemm and a softmax."""
+    weight = (estimator.coef_ / estimator.scale_).T
+    return dense_onnx([(weight, estimator.intercept_ - estimator.mean_ @ weight)], "", temperature)

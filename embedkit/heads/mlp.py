@@ -1,0 +1,324 @@
+"""Two linear layers trained with focal loss: the paper's head (no activation between), and better-trained relatives.
+
+Loss of a row with label y (contract, "Heads and views"): a_y sum_c q_c (1 - p_c)^g (-log p_c), with a = balanced
+weights of the training rows, q = (1 - s) onehot + s / classes, g = gamma, and the mean over the batch; after Lin et
+al., "Focal loss for dense object detection", 2017. AdamW with cosine decay after a linear warm-up, counted in steps.
+
+At batch 16 autograd and the optimizer's bookkeeping cost more than the arithmetic. So the gradient of this small
+network is written out, and all parameters lie in one tensor, over which the fused AdamW walks once a step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+from embedkit.heads import Array, Validation, check_views, class_index, dense_onnx, standard, two_classes
+
+VIEWS = ("clean", "draw")
+ROUNDS = "epochs"
+
+
+class Network:
+    """x [row, dim] -> Linear -> activation -> dropout -> Linear -> logits [row, class].
+
+    Weights are [in, out]. `parameters` holds all of them flat and `gradient` their gradient; w1, b1, w2, b2 and
+    g1, h1, g2, h2 are views into the two. Initial values are torch's own for Linear: uniform in +- 1 / sqrt(in).
+    """
+
+    def __init__(self, dim: int, hidden: int, classes: int, activation: str, generator: torch.Generator):
+        shapes = [(dim, hidden), (hidden,), (hidden, classes), (classes,)]
+        sizes = [math.prod(shape) for shape in shapes]
+        bounds = torch.tensor([dim**-0.5, dim**-0.5, hidden**-0.5, hidden**-0.5]).repeat_interleave(torch.tensor(sizes))
+        self.parameters = (2 * torch.rand(sum(sizes), generator=generator) - 1) * bounds
+        self.gradient = torch.zeros_like(self.parameters)
+        self.w1, self.b1, self.w2, self.b2 = _pieces(self.parameters, shapes)
+        self.g1, self.h1, self.g2, self.h2 = _pieces(self.gradient, shapes)
+        self.activation = activation
+
+    def hidden(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The hidden layer [row, hidden] and its slope there (None: 1 everywhere)."""
+        h = torch.addmm(self.b1, x, self.w1)
+        if self.activation == "relu":
+            return h.relu(), (h > 0).float()
+        if self.activation == "gelu":  # x P(x), P the normal distribution: slope P(x) + x p(x)
+            below = torch.erf(h * math.sqrt(0.5)).add_(1).mul_(0.5)
+            density = torch.exp(h.square().mul_(-0.5)).mul_(1 / math.sqrt(2 * math.pi))
+            return h * below, density.mul_(h).add_(below)
+        return h, None
+
+    def logits(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.b2, self.hidden(x)[0], self.w2)
+
+    def backward(self, x: Tensor, target: Tensor, gamma: float, mask: Tensor | None) -> None:
+        """Fill `gradient` for one batch. target: a_y q [row, class]; mask: dropout's 0 or 1 / keep [row, hidden]."""
+        active, slope = self.hidden(x)
+        if mask is not None:
+            active = active * mask
+        signal = focal_gradient(torch.addmm(self.b2, active, self.w2), target, gamma)
+        torch.mm(active.T, signal, out=self.g2)
+        torch.sum(signal, 0, out=self.h2)
+        signal = signal @ self.w2.T
+        if mask is not None:
+            signal *= mask
+        if slope is not None:
+            signal *= slope
+        torch.mm(x.T, signal, out=self.g1)
+        torch.sum(signal, 0, out=self.h1)
+
+
+def focal_gradient(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
+    """The gradient of the batch's mean loss by its logits [row, class].
+
+    With l = log p, r = 1 - p: d(-r^g l)/dl = r^(g-1) (g p l - r) =: u, and by logit j u_j - p_j sum_c u_c.
+    """
+    logp = torch.log_softmax(logits, 1)
+    p = logp.exp()
+    rest = torch.expm1(logp).neg_().clamp_min_(1e-12)  # 0 ^ (g-1) is infinite below g = 1
+    u = (p * logp).mul_(gamma).sub_(rest).mul_(target).mul_(rest.pow(gamma - 1))
+    return u.addcmul_(p, u.sum(1, keepdim=True), value=-1).div_(len(u))
+
+
+def _pieces(flat: Tensor, shapes: list[tuple[int, ...]]) -> list[Tensor]:
+    parts = torch.split(flat, [math.prod(shape) for shape in shapes])
+    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def rate(step: int, steps: int, warmup: float) -> float:
+    """The share of the peak rate at a step (from 0): linear from 0 over the first ones, then half a cosine to 0.
+
+    >>> [round(rate(s, 10, 0.2), 3) for s in (0, 1, 2, 6, 9)]
+    [0.0, 0.5, 1.0, 0.5, 0.038]
+    """
+    rise = math.ceil(steps * warmup)
+    if step < rise:
+        return step / rise
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Sums in one order on every machine, and no threads in each other's way where heads train side by side."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class MLP(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Focal-loss MLP. The defaults are the paper's, and ours where it is silent (heads/paper.toml).
+
+    hidden: width; activation: "none", "relu" or "gelu"; dropout: share of the hidden layer; standardize: by the clean
+    training rows; gamma, smoothing, class_weight ("balanced", None or a weight by class): the loss; lr (peak) and
+    weight_decay: AdamW; warmup: share of all steps; patience: so many epochs without a better validation UA end it.
+
+    With validation the weights of the epoch with the best UA are kept, without it those of the last; `best_epoch_`
+    counts from 1. Deterministic by random_state: training runs on one thread.
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "hidden": [Interval(Integral, 1, None, closed="left")],
+        "activation": [StrOptions({"none", "relu", "gelu"})],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "standardize": ["boolean"],
+        "gamma": [Interval(Real, 0, None, closed="left")],
+        "smoothing": [Interval(Real, 0, 1, closed="left")],
+        "class_weight": [StrOptions({"balanced"}), dict, None],
+        "lr": [Interval(Real, 0, None, closed="neither")],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "warmup": [Interval(Real, 0, 1, closed="left")],
+        "epochs": [Interval(Integral, 1, None, closed="left")],
+        "batch": [Interval(Integral, 1, None, closed="left")],
+        "patience": [Interval(Integral, 1, None, closed="left")],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        hidden: int = 256,
+        activation: str = "none",
+        dropout: float = 0.0,
+        standardize: bool = False,
+        gamma: float = 2.0,
+        smoothing: float = 0.1,
+        class_weight: str | dict[Any, float] | None = "balanced",
+        lr: float = 5e-5,
+        weight_decay: float = 0.01,
+        warmup: float = 0.1,
+        epochs: int = 25,
+        batch: int = 16,
+        patience: int = 6,
+        random_state: Any = None,
+    ):
+        self.hidden = hidden
+        self.activation = activation
+        self.dropout = dropout
+        self.standardize = standardize
+        self.gamma = gamma
+        self.smoothing = smoothing
+        self.class_weight = class_weight
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.warmup = warmup
+        self.epochs = epochs
+        self.batch = batch
+        self.patience = patience
+        self.random_state = random_state
+
+    def fit(self, X: Array, y: Array, *, views: Array | None = None, validation: Validation | None = None) -> MLP:
+        """X [row, dim], y [row]. With views [row, K, dim] each epoch draws one of the 1 + K views of each row."""
+        self._validate_params()
+        X, y = validate_data(self, X, y, dtype=np.float32)
+        check_views(X, views)
+        self.classes_, index = two_classes(y)
+        self.mean_, self.scale_ = standard(X, self.standardize)
+        seed = check_random_state(self.random_state).randint(2**31 - 1)
+        generator = torch.Generator().manual_seed(int(seed))
+        pool = X[:, None] if views is None else np.concatenate([X[:, None], views], axis=1, dtype=np.float32)
+        with one_thread():
+            self.network_ = self._network(generator)
+            held = None if validation is None else self._validation(*validation)
+            self._train(self._scaled(pool), self._target(index), held, generator)
+        return self
+
+    def _network(self, generator: torch.Generator) -> Network:
+        return Network(self.n_features_in_, self.hidden, len(self.classes_), self.activation, generator)
+
+    def _scaled(self, X: Array) -> Tensor:
+        if self.standardize:
+            X = (X - self.mean_.astype(np.float32)) / self.scale_.astype(np.float32)
+        return torch.from_numpy(np.ascontiguousarray(X, dtype=np.float32))
+
+    def _target(self, index: Array) -> Tensor:
+        """a_y q of every row [row, class]."""
+        weight = compute_sample_weight(self.class_weight, self.classes_[index])
+        onehot = np.eye(len(self.classes_))[index]
+        smooth = (1 - self.smoothing) * onehot + self.smoothing / len(self.classes_)
+        return torch.from_numpy(weight[:, None] * smooth).float()
+
+    def _validation(self, X: Array, y: Array) -> tuple[Tensor, Array]:
+        X = validate_data(self, X, dtype=np.float32, reset=False)
+        return self._scaled(X), class_index(self.classes_, np.asarray(y))
+
+    def _train(
+        self, pool: Tensor, target: Tensor, held: tuple[Tensor, Array] | None, generator: torch.Generator
+    ) -> None:
+        """pool: every view of every row [row, 1 + K, dim]. Leaves the best epoch's weights in the network."""
+        network = self.network_
+        network.parameters.grad = network.gradient
+        optimizer = torch.optim.AdamW([network.parameters], lr=self.lr, weight_decay=self.weight_decay, fused=True)
+        best, kept, self.best_epoch_ = -1.0, network.parameters, self.epochs
+        for epoch in range(self.epochs):
+            self._epoch(epoch, pool, target, optimizer, generator)
+            if held is None:
+                continue
+            ua = _ua(held[1], network.logits(held[0]).argmax(1).numpy())
+            if ua > best:
+                best, kept, self.best_epoch_ = ua, network.parameters.clone(), epoch + 1
+            elif epoch + 1 - self.best_epoch_ >= self.patience:
+                break
+        network.parameters.copy_(kept)
+        network.parameters.grad = None
+
+    def _epoch(
+        self, epoch: int, pool: Tensor, target: Tensor, optimizer: torch.optim.Optimizer, generator: torch.Generator
+    ) -> None:
+        rows, views, dim = pool.shape
+        per_epoch = math.ceil(rows / self.batch)
+        order = torch.randperm(rows, generator=generator)
+        places = order * views + torch.randint(views, (rows,), generator=generator) if views > 1 else order
+        flat, keep = pool.view(-1, dim), 1 - self.dropout
+        for step, (at, row) in enumerate(
+            zip(torch.split(places, self.batch), torch.split(order, self.batch), strict=True)
+        ):
+            mask = None
+            if self.dropout:
+                mask = torch.empty(len(row), self.hidden).bernoulli_(keep, generator=generator).div_(keep)
+            self.network_.backward(flat[at], target[row], self.gamma, mask)
+            optimizer.param_groups[0]["lr"] = self.lr * rate(
+                epoch * per_epoch + step, self.epochs * per_epoch, self.warmup
+            )
+            optimizer.step()
+
+    def predict_proba(self, X: Array) -> Array:
+        """Probabilities [row, class], float32."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float32, reset=False)
+        with one_thread():
+            return torch.softmax(self.network_.logits(self._scaled(X)), 1).numpy()
+
+    def predict(self, X: Array) -> Array:
+        """The most probable class of each row."""
+        best = self.predict_proba(X).argmax(1)
+        return np.asarray(self.classes_[best])
+
+
+def _ua(truth: Array, predicted: Array) -> float:
+    """Mean of the recalls of the classes present in truth; both hold places in `classes_`."""
+    present = np.bincount(truth)
+    right = np.bincount(truth[truth == predicted], minlength=len(present))
+    return float((right[present > 0] / present[present > 0]).mean())
+
+
+# ---------------------------------------------------------------- the kind
+
+
+def constructor(_: Mapping[str, Any]) -> type[MLP]:
+    return MLP
+
+
+def make(parameters: dict[str, Any], seed: int) -> MLP:
+    estimator = MLP(**parameters, random_state=seed)
+    estimator._validate_params()
+    return estimator
+
+
+def save(estimator: MLP, folder: Path) -> dict[str, Any]:
+    from safetensors.numpy import save_file
+
+    network = estimator.network_
+    arrays = {name: getattr(network, name).numpy() for name in ("w1", "b1", "w2", "b2")}
+    save_file({**arrays, "mean": estimator.mean_, "scale": estimator.scale_}, folder / "head.safetensors")
+    return {"parameters": estimator.get_params(), "best_epoch": estimator.best_epoch_}
+
+
+def load(folder: Path, meta: dict[str, Any]) -> MLP:
+    from safetensors.numpy import load_file
+
+    arrays = load_file(folder / "head.safetensors")
+    estimator = MLP(**meta["parameters"])
+    estimator.classes_ = np.array(meta["classes"])
+    estimator.best_epoch_ = meta["best_epoch"]
+    estimator.mean_, estimator.scale_ = arrays["mean"], arrays["scale"]
+    estimator.n_features_in_ = len(estimator.mean_)
+    estimator.network_ = estimator._network(torch.Generator())
+    for name in ("w1", "b1", "w2", "b2"):
+        getattr(estimator.network_, name).copy_(torch.from_numpy(arrays[name]))
+    return estimator
+
+
+def to_onnx(estimator: MLP, temperature: float) -> Any:
+    """The scaler goes into the first Gemm; without an activation both layers become one."""
+    network = estimator.network_
+    w1, b1, w2, b2 = (getattr(network, name).numpy().astype(np.float64) for name in ("w1", "b1", "w2", "b2"))
+    w1 = w1 / estimator.scale_[:, None]
+    b1 = b1 - estimator.mean_ @ w1
+    if network.activation == "none":
+        return dense_onnx([(w1 @ w2, b1 @ w2 + b2)], "", temperature)
+    return dense_onnx([(w1, b1), (w2, b2)], {"relu": "Relu", "gelu": "Gelu"}[network.activation], temperature)
