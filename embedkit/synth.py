@@ -62,7 +62,7 @@ class Speaker:
             tract=(1.16 if female else 1.0) * rng.uniform(0.94, 1.06),
             range=float(np.exp(rng.normal(0, 0.25))),
             rate=float(np.exp(rng.normal(0, 0.12))),
-            tilt=float(rng.normal(11 if female else 9, 3)),
+            tilt=float(rng.normal(11 if female else 9, 2.5)),
             open_quotient=float(np.clip(rng.normal(0.65 if female else 0.58, 0.05), 0.45, 0.8)),
             breath=float(rng.normal(-29 if female else -33, 4)),
             jitter=float(rng.uniform(0.004, 0.014)),
@@ -87,22 +87,22 @@ class Style(NamedTuple):
     formants: float = 0.0  # log2 of the factor: a smile spreads the lips
 
 
-STYLES = {
+STYLES = {  # values in the order of Style's fields
     "neutral": Style(),
-    "anger": Style(3.5, 0.6, 8, 0.18, -0.12, -7, 0.8, -4, -0.4, -4, 0.03),
-    "happiness": Style(4.0, 0.8, 4, 0.12, -0.02, -3, 0.0, 0, -0.3, 0, 0.07),
-    "excitement": Style(5.5, 1.0, 6, 0.22, -0.05, -4, 0.2, 0, -0.5, 1, 0.07),
-    "sadness": Style(-2.0, -0.9, -6, -0.30, 0.10, 6, 0.5, 7, 0.9, -2, -0.04),
+    "anger": Style(3.0, 0.6, 8, 0.18, -0.13, -8, 0.9, -5, -0.4, -5, 0.03),
+    "happiness": Style(5.0, 0.9, 4, 0.12, 0.0, -2, 0.0, 0, -0.3, 1, 0.09),
+    "excitement": Style(6.5, 1.1, 6, 0.22, -0.03, -3, 0.2, 0, -0.5, 2, 0.09),
+    "sadness": Style(-2.0, -1.0, -6, -0.32, 0.10, 6, 0.5, 8, 0.9, -2, -0.05),
     "frustration": Style(1.5, 0.2, 4, -0.05, -0.08, -4, 0.5, -2, 0.2, -4, 0.0),
     "surprise": Style(6.0, 1.1, 3, 0.10, 0.00, -2, 0.0, 2, 0.0, 5, 0.0),
 }
-# What a turn adds of its own (sd); more than half of it is what makes emotions overlap.
-SCATTER = Style(1.3, 0.3, 3, 0.12, 0.04, 2.5, 0.4, 3, 0.3, 1.5, 0.02)
+# What a turn adds of its own (sd), whatever the emotion: with the speakers' differences it makes emotions overlap.
+SCATTER = Style(1.1, 0.25, 2.5, 0.10, 0.03, 2.0, 0.4, 2.5, 0.3, 1.5, 0.015)
 
 
 def _acted(emotion: str, speaker: Speaker, rng: np.random.Generator) -> Style:
     """One turn's style: the emotion, more or less strong, and chance."""
-    strength = float(np.clip(rng.normal(0.8, 0.3), 0.05, 1.4)) * speaker.expression
+    strength = float(np.clip(rng.normal(1.0, 0.3), 0.1, 1.5)) * speaker.expression
     target, rest, chance = np.array(STYLES[emotion]), np.array(STYLES["neutral"]), np.array(SCATTER)
     return Style(*(rest + strength * (target - rest) + chance * rng.standard_normal(len(chance))))
 
