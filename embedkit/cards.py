@@ -54,6 +54,14 @@ class Augment(Card):
     polarity: bool = True  # inversion
     p: float = Field(0.5, ge=0, le=1)
 
+    @model_validator(mode="after")
+    def _ranges(self) -> Self:
+        for key, least, most in (("gain_db", -200, 200), ("noise", 0, 1), ("semitones", -24, 24)):
+            low, high = getattr(self, key)
+            if not least <= low <= high <= most:
+                raise ValueError(f"{key}: {least} <= low <= high <= {most} must hold, but got ({low:g}, {high:g})")
+        return self
+
 
 class Recipe(Card):
     """How a corpus becomes features; everything here is part of the cache's identity but name and summary."""

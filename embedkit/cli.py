@@ -14,6 +14,8 @@ from embedkit.errors import EmbedkitError, UserError
 
 Verb = Callable[[argparse.Namespace], Any]
 
+SHOWN = 16  # entries of a table that are printed; --json has all
+
 
 def run(argv: list[str]) -> int:
     """Run one command; returns the exit code: 0, 2 for the user's mistake, 1 for anything else.
@@ -452,7 +454,8 @@ def _print(result: Any, args: argparse.Namespace) -> None:
 def _show_pairs(r: dict[str, Any]) -> str:
     def text(value: Any) -> str:
         if isinstance(value, dict):
-            return ", ".join(f"{k} {v}" for k, v in value.items())
+            shown = ", ".join(f"{k} {v}" for k, v in list(value.items())[:SHOWN])
+            return f"{shown}, ... ({len(value)} in all)" if len(value) > SHOWN else shown or "none"
         if isinstance(value, list):
             return "".join(f"\n  {v}" for v in value) if value else "none"
         return f"{value:.2f}" if isinstance(value, float) else str(value)

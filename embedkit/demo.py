@@ -1,7 +1,8 @@
 """The whole path on synthetic speech, in a workspace of its own: what `make demo` shows.
 
 Every step calls what the verb of the same name calls, on an embedded default: 5 sessions of synthetic speech in
-IEMOCAP's own layout. Only here may an encoder of random weights stand in for DistilHuBERT, and everything made from it says so.
+IEMOCAP's own layout. Only here may an encoder of random weights stand in for DistilHuBERT, and everything made from it
+says so.
 """
 
 from __future__ import annotations
@@ -86,10 +87,10 @@ def _encoder(workspace: Workspace) -> tuple[str, str]:
 
     try:
         return encoders.resolve("ntu-spml/distilhubert").id, "pretrained"
-    except EncoderError:
+    except EncoderError:  # its message names what to do; here there is something else to do
         folder = workspace.root / "encoder" / "distilhubert-random"
         print("embedkit: DistilHuBERT's weights cannot be had here; seeded random weights stand in", file=sys.stderr)
-        random_weights.write(folder)
+        random_weights.distilhubert_geometry(folder)
         return str(folder), "random"
 
 
