@@ -89,9 +89,9 @@ def _metric(folds: Sequence[float | None], pooled: float | None) -> dict[str, An
 
 def table(doc: dict[str, Any]) -> str:
     """A study's document as text: what it is, the scores by arm, layer and head, F1 by class, and what to know."""
-    lines = [*_head(doc), "", _grid(_score_rows(doc)), "", _grid(_class_rows(doc))]
-    lines += ["", *(f"note: {note}" for note in doc["notes"])] if doc["notes"] else []
-    return "\n".join(lines)
+    legend = "mean ± standard deviation over folds (all test predictions together)"
+    lines = [*_head(doc), "", _grid(_score_rows(doc)), "", _grid(_class_rows(doc)), "", legend]
+    return "\n".join([*lines, *(f"note: {note}" for note in doc["notes"])])
 
 
 def markdown(doc: dict[str, Any]) -> str:
@@ -132,13 +132,14 @@ _LEGEND = (
 
 def _head(doc: dict[str, Any]) -> list[str]:
     """What a study is, in a few lines."""
-    folds = doc["folds"]
-    tested = f", tested on {doc['test']} as a whole" if doc["test"] else ""
-    rows = doc["rows"][doc["corpus"]]
+    folds, rows = doc["folds"], doc["rows"][doc["corpus"]]
+    others = sum(rows["left_out"].values())
+    left_out = f" ({others} of other labels left out)" if others else ""
+    tested = f", tested on all of {doc['test']}" if doc["test"] else ""
     weights = ["weights: random (the encoder is untrained: these figures show the path, not the method)"]
     return [
         doc["study"],
-        f"{doc['corpus']}, {rows['used']} utterances; folds {folds['kind']}: {len(folds['names'])}{tested};"
+        f"{doc['corpus']}, {rows['used']} utterances{left_out}; folds {folds['kind']}: {len(folds['names'])}{tested};"
         f" seeds: {doc['seeds']}",
         f"recipe {doc['recipe']}; encoder {doc['encoder']}",
         *(weights if doc["weights"] == "random" else []),

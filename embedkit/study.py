@@ -13,10 +13,12 @@ One unit of work is one fit (arm, layer, head, seed, fold), written when it ends
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import time
 import warnings
@@ -46,7 +48,7 @@ from embedkit.workspace import Workspace
 if TYPE_CHECKING:
     import pandas as pd
 
-POOL_PAYS = 15.0  # seconds of work that must lie ahead before worker processes are worth their start
+POOL_PAYS = 20.0  # seconds of work that must lie ahead before worker processes are worth their start
 
 
 # ---------------------------------------------------------------- one fit
@@ -250,6 +252,7 @@ _bench: Bench  # a worker's own
 def _enlist(planned: Plan) -> None:
     """Begin as a worker: get ready, and end when the process that asked ends, however it does."""
     global _bench
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends workers at once and silently
     _bench = Bench(planned)
     Thread(target=_follow, daemon=True).start()
 
@@ -391,13 +394,18 @@ def _search(planned: Plan, crew: Crew, triple: tuple[str, int, str]) -> dict[str
     space, settings = planned.heads[head].search, planned.study.search
     storage = settings.storage or f"sqlite:///{planned.folder / 'search.db'}"
     with _progress(settings.trials, f"search {head}") as bar:
-        name = f"{planned.study.name}/{'/'.join(map(str, triple))}"
+        name = f"{planned.study.name}/{'/'.join(map(str, triple))}/{_fingerprint(planned)}"
         found = search(name, space, scores, settings, storage, told=lambda done: bar.update(done - bar.n))
     entry = {"arm": arm, "layer": layer, "head": head, "params": found.params, "validation_ua": found.value}
     entry |= {"trials": found.trials, "pruned": found.pruned}
     text = json.dumps([*known, entry], indent=2, ensure_ascii=False) + "\n"
     report.replace(planned.folder / "search.json", text)
     return entry
+
+
+def _fingerprint(planned: Plan) -> str:
+    """So that a storage that outlives the study's folder never mixes in trials of other settings or other rows."""
+    return hashlib.sha256(json.dumps(planned.settings(), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _read_list(path: Path) -> list[dict[str, Any]]:
