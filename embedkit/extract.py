@@ -392,7 +392,7 @@ def _encoded_together(batch: list[Clip], encoder: Any, pad_to: int) -> list[Clip
         pooled = iter(
             encoder.pool_many([wave for clip in sound for wave in clip.waves], pad_to=pad_to) if sound else []
         )
-    except ClipError:  # one of them is the culprit: find it, and keep the others
+    except (ClipError, AttributeError):  # one of them is the culprit, or this encoder has no batches: one by one
         for clip in sound:
             pool(clip, encoder, pad_to)
         return batch
@@ -539,7 +539,7 @@ def _one_thread() -> Iterator[None]:
     import torch
 
     # threadpoolctl: sets the threads of BLAS and OpenMP in a process that runs already.
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     threads = torch.get_num_threads()
     with threadpool_limits(1):
