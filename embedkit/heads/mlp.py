@@ -25,6 +25,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
+from torch.optim.adamw import adamw
 
 from embedkit.heads import Array, Validation, check_views, class_index, dense_onnx, standard, two_classes
 
@@ -95,6 +96,21 @@ def focal_gradient(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
 def _pieces(flat: Tensor, shapes: list[tuple[int, ...]]) -> list[Tensor]:
     parts = torch.split(flat, [math.prod(shape) for shape in shapes])
     return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+class Optimizer:
+    """AdamW with torch's fused kernel, through its functional form: the class's bookkeeping costs as much again."""
+
+    def __init__(self, parameters: Tensor, gradient: Tensor, weight_decay: float):
+        mean, square = torch.zeros(2, len(parameters))
+        self.tensors: tuple[list[Tensor], ...] = [parameters], [gradient], [mean], [square], [], [torch.zeros(())]
+        self.weight_decay = weight_decay
+
+    def step(self, lr: float) -> None:
+        adamw(
+            *self.tensors, fused=True, amsgrad=False, maximize=False,
+            lr=lr, weight_decay=self.weight_decay, beta1=0.9, beta2=0.999, eps=1e-8,
+        )  # fmt: skip
 
 
 def rate(step: int, steps: int, warmup: float) -> float:
@@ -221,8 +237,7 @@ class MLP(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ) -> None:
         """pool: every view of every row [row, 1 + K, dim]. Leaves the best epoch's weights in the network."""
         network = self.network_
-        network.parameters.grad = network.gradient
-        optimizer = torch.optim.AdamW([network.parameters], lr=self.lr, weight_decay=self.weight_decay, fused=True)
+        optimizer = Optimizer(network.parameters, network.gradient, self.weight_decay)
         best, kept, self.best_epoch_ = -1.0, network.parameters, self.epochs
         for epoch in range(self.epochs):
             self._epoch(epoch, pool, target, optimizer, generator)
@@ -234,10 +249,9 @@ class MLP(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             elif epoch + 1 - self.best_epoch_ >= self.patience:
                 break
         network.parameters.copy_(kept)
-        network.parameters.grad = None
 
     def _epoch(
-        self, epoch: int, pool: Tensor, target: Tensor, optimizer: torch.optim.Optimizer, generator: torch.Generator
+        self, epoch: int, pool: Tensor, target: Tensor, optimizer: Optimizer, generator: torch.Generator
     ) -> None:
         rows, views, dim = pool.shape
         per_epoch = math.ceil(rows / self.batch)
@@ -250,11 +264,8 @@ class MLP(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             mask = None
             if self.dropout:
                 mask = torch.empty(len(row), self.hidden).bernoulli_(keep, generator=generator).div_(keep)
-            self.network_.backward(flat[at], target[row], self.gamma, mask)
-            optimizer.param_groups[0]["lr"] = self.lr * rate(
-                epoch * per_epoch + step, self.epochs * per_epoch, self.warmup
-            )
-            optimizer.step()
+            self.network_.backward(flat.index_select(0, at), target.index_select(0, row), self.gamma, mask)
+            optimizer.step(self.lr * rate(epoch * per_epoch + step, self.epochs * per_epoch, self.warmup))
 
     def predict_proba(self, X: Array) -> Array:
         """Probabilities [row, class], float32."""
