@@ -24,7 +24,7 @@ from embedkit.errors import CardError, StudyError, did_you_mean
 from embedkit.folds import Fold, Rows
 from embedkit.workspace import Workspace, read_toml
 
-COLUMNS = ("ids", "speaker", "session", "audio_digest")  # of a cache, kept for each row of a study
+COLUMNS = ("ids", "label", "speaker", "session", "dialogue", "text", "audio_digest")  # of a cache, kept for each row of a study
 SAFE = "+= "  # characters that stay as they are where a name becomes that of a file
 
 
@@ -50,6 +50,8 @@ def ask(
     data = {**read_toml(path), "name": path.stem} if path else {}
     own, of_heads = _split(settings or {})
     study = cards.build(cards.Study, data, {**_overrides(flags or {}), **own}, where=str(path or "study"))
+    if study.test == study.corpus:
+        raise StudyError(f"test: {study.test} is the study's own corpus; its folds test it, so leave --test out")
     study = study.model_copy(update={"arms": _named_arms(study)})
     name = name or study.name or f"{study.arms[-1].name}-{study.folds.kind}"
     if not name.strip(".") or any(c in name for c in "/\\\0"):
@@ -193,6 +195,11 @@ class Plan:
         columns = {name: np.concatenate([s.columns[name] for s in sources]) for name in COLUMNS}
         return {"corpus": np.repeat(list(self.sources), [len(s.rows) for s in sources]), **columns}
 
+    def seen(self, rows: Rows) -> str:
+        """A digest of which utterances the rows are, so that a record can say what a fit was given."""
+        names = sorted(f"{self.columns['corpus'][row]}/{self.columns['ids'][row]}" for row in rows)
+        return hashlib.sha256("\n".join(names).encode()).hexdigest()[:32]
+
     @property
     def identity(self) -> Identity:
         """Of the study's own cache; the others' have the same encoder and recipe."""
@@ -245,6 +252,9 @@ def plan(
     recipe = cards.read(cards.Recipe, workspace.card("cache", study.recipe))
     asked = study.encoder or recipe.encoder
     place = str(Path(asked).expanduser().resolve()) if Path(asked).expanduser().is_dir() else asked
+    for name in study.labels:
+        if name not in (known := {*names, *corpora.names()}):
+            raise CardError(f"labels.{name}: no corpus of this study{did_you_mean(name, known)}")
     labels = {name: study.labels.get(name) or _default_labels(name) for name in names}
     sources = {name: _source(workspace, study, recipe, place, name, labels[name], partial) for name in names}
     _check_alike(list(sources.values()))
@@ -301,13 +311,19 @@ def _source(
         raise StudyError(
             f"{path}: not of recipe '{recipe.name}' as its card now is ({different[0]}); {command} --fresh"
         )
+    extra = {*_words(labels)} - {*_words(_default_labels(corpus))}
+    if extra and held.labels == "mapped":
+        raise StudyError(
+            f"{path}: holds the rows of the default label map, none labelled {min(extra)};"
+            f" {command} --labels all --fresh"
+        )
     y = np.array(corpora.classes_of(utterances, labels))
     missing = int(np.sum((done == MISSING) & (y != "")))
     if missing and not partial:
         raise StudyError(f"{path}: {missing} of {np.sum(y != '')} rows are not encoded; {command}, or --partial")
     rows = np.flatnonzero((done == DONE) & (y != ""))
     if not len(rows):
-        raise StudyError(f"{path}: no row is encoded whose label is one of {_labels_in_words(labels)}")
+        raise StudyError(f"{path}: no row is encoded whose label is one of {', '.join(_words(labels))}")
     return Source(
         corpus=corpus,
         path=path,
@@ -328,8 +344,9 @@ def _extract_command(study: cards.Study, corpus: str) -> str:
     return f"embedkit extract --corpus {corpus}{recipe}{encoder}"
 
 
-def _labels_in_words(labels: cards.LabelMap) -> str:
-    return ", ".join(label for names in labels.values() for label in names)
+def _words(labels: cards.LabelMap) -> list[str]:
+    """Every label that a map names."""
+    return [label for names in labels.values() for label in names]
 
 
 def _check_alike(sources: Sequence[Source]) -> None:
@@ -391,7 +408,7 @@ def _views(
 
 
 def _check_sides(planned: Plan) -> None:
-    """Each side of each fold has rows, training has every class that is asked about, and no speaker crosses."""
+    """Training has every class that is asked about."""
     classes = np.unique(planned.y[np.concatenate([np.r_[f.train, f.validate, f.test] for f in planned.folds])])
     if len(classes) < 2:
         raise StudyError(f"{planned.study.corpus}: every row is {classes[0]}; a study needs at least two classes")
@@ -400,26 +417,11 @@ def _check_sides(planned: Plan) -> None:
             train = np.concatenate([fold.train, mixed])
             for name in np.setdiff1d(classes, planned.y[train]):
                 raise StudyError(f"fold {fold.name}, arm {arm}: no training row of {name}; take other folds or labels")
-            crossing = folds.crossing(replace(fold, train=train), planned.columns["speaker"])
-            if crossing and planned.study.folds.kind != "shuffle":
-                raise StudyError(
-                    f"fold {fold.name}: speaker {crossing[0]} is on both sides ({len(crossing)} such);"
-                    " try: --folds speaker"
-                )
 
 
 def _notes(planned: Plan) -> Iterator[str]:
     """What a reader of the figures must know."""
-    study, columns = planned.study, planned.columns
-    if study.folds.kind == "shuffle":
-        fold = planned.folds[0]
-        shared = folds.crossing(fold, columns["speaker"])
-        yield (
-            f"folds shuffle leak speakers: {len(shared)} of {len(set(columns['speaker'][fold.test]))} speakers tested"
-            " are trained on too, so these figures say nothing about a new speaker"
-            if not study.test
-            else "folds shuffle: validation rows are of speakers that are trained on too"
-        )
+    study = planned.study
     for corpus, source in planned.sources.items():
         if source.missing:
             yield f"{corpus}: {source.missing} rows are not encoded yet and are left out (--partial)"

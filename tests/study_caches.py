@@ -47,6 +47,7 @@ def write_cache(
     random: bool = False,
     recipe: str = "exact",
     signal: float = 1.0,
+    labels: str = "all",
 ) -> Path:
     """A cache of features in which each class lies around a corner of its own, the deeper the layer the clearer."""
     corpus = rows[0].speaker.split(":")[0]
@@ -59,7 +60,7 @@ def write_cache(
         "1" * 64,
         random,
         views=views,
-        labels="all",
+        labels=labels,
     )
     path = root / "cache" / recipe / "ntu-spml--distilhubert" / f"{corpus}.h5"
     create(path, identity, rows, LAYERS, DIM)

@@ -102,6 +102,8 @@ def test_flags_and_settings_reach_the_cards(workspace: Workspace) -> None:
         ({"mix": ["crema-d=much"]}, {}, "NAME=FRACTION"),
         ({"mix": ["iemocap"]}, {}, "cannot be mixed"),
         ({"mix": ["ravdess"], "test": "ravdess"}, {}, "cannot be mixed"),
+        ({"test": "iemocap", "folds": "shuffle"}, {}, "own corpus"),
+        ({}, {"labels.iemocpa": {"anger": ["ang"]}}, "did you mean 'iemocap'"),
         ({}, {"heads.quick.c": 1}, "unknown parameter 'fixed.c'"),
         ({}, {"heads.mlp.lr": 1}, "no head of this study; known: quick"),
         ({}, {"heads.quick": 1}, "heads.NAME.PARAMETER"),
@@ -153,6 +155,15 @@ def test_caches_of_another_recipe_are_refused(workspace: Workspace) -> None:
     write_cache(workspace.root, utterances("crema-d", 4, 10), random=True)
     with pytest.raises(StudyError, match=r"iemocap and crema-d are cached with different settings .random"):
         planned(workspace, mix=["crema-d"])
+
+
+def test_labels_beyond_the_cached_ones_are_refused(workspace: Workspace) -> None:
+    """A cache of the default label map's rows has none of the others: an own map that wants them is told what to do."""
+    write_cache(workspace.root, utterances("iemocap", 10, 4), labels="mapped")
+    own = {"labels.iemocap": {"anger": ["ang", "fru"], "sadness": ["sad"]}}
+    with pytest.raises(StudyError, match=r"none labelled fru; .* --corpus iemocap --labels all --fresh"):
+        planned(workspace, settings=own)
+    assert len(planned(workspace, settings={"labels.iemocap": {"anger": ["ang"], "sadness": ["sad"]}}).y) == 80
 
 
 def test_a_class_without_a_training_row_is_refused(workspace: Workspace) -> None:
