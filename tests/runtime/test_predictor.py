@@ -134,8 +134,8 @@ def test_a_voice_note(predictor: Predictor, shared: Path, tmp_path: Path) -> Non
     result = predictor.predict(write(tmp_path / "a.wav", wave))
 
     detector = speech.silero()
-    frames = list(speech.frames([wave]))
-    flags = list(speech.decide([detector(np.pad(f, (0, 512 - len(f)))) for f in frames]))
+    frames = list(speech.run(speech.Frames(), [wave]))
+    flags = list(speech.run(speech.decisions(), [detector(np.pad(f, (0, 512 - len(f)))) for f in frames]))
     kept = np.concatenate([f for f, keep in zip(frames, flags, strict=True) if keep])
     places = np.concatenate([np.arange(i * 512, i * 512 + len(frames[i])) for i in np.flatnonzero(flags)])
     cuts = [(i, min(i + 128_000, len(kept))) for i in range(0, len(kept), 128_000)]
@@ -154,23 +154,35 @@ def test_a_voice_note(predictor: Predictor, shared: Path, tmp_path: Path) -> Non
     assert np.allclose(values(result["probabilities"]), mean, atol=1e-7)
 
 
-def test_a_stream_in_odd_chunks_is_the_same(predictor: Predictor, shared: Path) -> None:
-    """Fed in chunks of any size, the windows are the same bit by bit, and the first comes before the end is heard."""
+@pytest.mark.parametrize("vad", [True, False])
+def test_a_stream_in_odd_chunks_is_the_same(predictor: Predictor, shared: Path, tmp_path: Path, vad: bool) -> None:
+    """Fed in chunks of any size: the file's windows and mean bit by bit, the first one before the end is heard."""
     wave = voice_note(shared)
-    heard = 0
+    stream, windows, heard, first = predictor.stream(vad), [], 0, 0
+    sizes = np.random.default_rng(0)
+    assert (stream.label, stream.probabilities) == (None, None)
+    while heard < len(wave):
+        chunk = wave[heard : heard + int(sizes.integers(0, 3_000))]
+        heard += len(chunk)
+        windows += stream.feed(chunk)
+        first = first or (heard if windows else 0)
+    assert first < 0.8 * len(wave)
+    windows += stream.end()
+    expected = predictor.predict(write(tmp_path / "a.wav", wave), vad)
+    assert windows == expected["windows"]
+    assert (stream.label, stream.probabilities) == (expected["label"], expected["probabilities"])
 
-    def chunks():
-        nonlocal heard
-        while heard < len(wave):
-            yield wave[heard : (heard := heard + 1_000)]
 
-    stream = predictor.windows(chunks())
-    first = next(stream)
-    assert heard < len(wave)
-    streamed = [first, *stream]
-    at_once = list(predictor.windows([wave]))
-    assert [(w.start, w.end) for w, _ in streamed] == [(w.start, w.end) for w, _ in at_once]
-    assert all(np.array_equal(a, b) for (_, a), (_, b) in zip(streamed, at_once, strict=True))
+def test_a_stream_says_what_it_cannot_take(predictor: Predictor) -> None:
+    stream = predictor.stream(vad=False)
+    with pytest.raises(ClipError, match="NaN"):
+        stream.feed(np.array([0.1, np.nan], np.float32))
+    with pytest.raises(ClipError, match="one channel"):
+        stream.feed(np.zeros((2, 100), np.float32))
+    assert len(stream.feed(steps(*[0.2] * 17))) == 2
+    assert [(w["start"], w["end"]) for w in stream.end()] == [(16, 17)]
+    with pytest.raises(ClipError, match="ended"):
+        stream.feed(steps(0.2))
 
 
 # ---------------------------------------------------------------- several recordings

@@ -48,7 +48,7 @@ stretches = st.lists(st.tuples(st.sampled_from([0.0, 0.2, 0.4, 0.6, 1.0]), st.in
 def test_decisions_equal_the_slow_ones(lengths: list[tuple[float, int]]) -> None:
     """Every frame is decided on, as the rules say, whatever the sequence of loud and quiet stretches."""
     probabilities = [p for p, count in lengths for _ in range(count)]
-    assert list(speech.decide(probabilities)) == slowly_decided(probabilities)
+    assert list(speech.run(speech.decisions(), probabilities)) == slowly_decided(probabilities)
 
 
 @pytest.mark.parametrize("p", [0.0, 1.0])
@@ -62,7 +62,7 @@ def test_decisions_come_at_most_19_frames_late(p: float) -> None:
             heard += 1
             yield p
 
-    for decided, _ in enumerate(speech.decide(stream()), start=1):
+    for decided, _ in enumerate(speech.run(speech.decisions(), stream()), start=1):
         assert heard - decided <= 19
 
 
@@ -72,10 +72,18 @@ def test_frames_lose_no_sample(sizes: list[int]) -> None:
     """Whatever the blocks' sizes: the same samples in frames of 512, the last one as long as it is."""
     samples = np.arange(sum(sizes), dtype=np.float32)
     blocks = np.split(samples, np.cumsum(sizes)[:-1]) if sizes else []
-    frames = list(speech.frames(blocks))
+    frames = list(speech.run(speech.Frames(), blocks))
     assert np.array_equal(np.concatenate([np.zeros(0), *frames]), samples)
     assert all(len(f) == 512 for f in frames[:-1])
     assert all(0 < len(f) <= 512 for f in frames)
+
+
+def spoken(blocks: list[np.ndarray], detector: speech.Detector) -> list[speech.Piece]:
+    return list(speech.run(speech.Chain(speech.Frames(), speech.Speech(detector)), blocks))
+
+
+def cut(*pieces: speech.Piece) -> list[speech.Window]:
+    return list(speech.run(speech.Windows(), pieces))
 
 
 def marked(block: np.ndarray) -> float:
@@ -92,7 +100,7 @@ def test_every_frame_reaches_the_detector_whole() -> None:
             seen.append(len(frame))
             return 1.0
 
-        kept = list(speech.speech([np.ones(samples, np.float32)], detector))
+        kept = spoken([np.ones(samples, np.float32)], detector)
         assert seen == [512] * -(-samples // 512)
         assert sum(len(p) for _, p in kept) == (samples if samples > 4_096 else 0)
 
@@ -104,7 +112,7 @@ def test_speech_lies_where_it_was() -> None:
     samples[200 * 512 : 290 * 512] = 0.5
     noise = -np.abs(np.random.default_rng(0).normal(0, 0.01, 160_000)).astype(np.float32)
     samples = np.where(samples > 0, samples, noise)
-    pieces = list(speech.speech(np.split(samples, 7 * [0] + [5_000, 5_001, 77_777]), marked))
+    pieces = spoken(np.split(samples, 7 * [0] + [5_000, 5_001, 77_777]), marked)
     assert all(np.array_equal(samples[at : at + len(p)], p) for at, p in pieces)
     assert [at // 512 for at, _ in pieces] == [*range(18, 62), *range(198, 292)]
 
@@ -120,7 +128,7 @@ def piece(seconds: float, at: float = 0.0) -> tuple[int, np.ndarray]:
 )
 def test_windows_of_8_seconds(seconds: float, lengths: list[float]) -> None:
     """Hop 8 s; the last is kept if it has 1 s or is alone; nothing overlaps and nothing else is left out."""
-    windows = list(speech.windows([piece(seconds)]))
+    windows = cut(piece(seconds))
     assert [len(w.samples) / 16_000 for w in windows] == lengths
     joined = np.concatenate([w.samples for w in windows])
     assert np.array_equal(joined, np.arange(len(joined)))
@@ -129,12 +137,12 @@ def test_windows_of_8_seconds(seconds: float, lengths: list[float]) -> None:
 
 
 def test_no_pieces_no_windows() -> None:
-    assert list(speech.windows([])) == []
+    assert cut() == []
 
 
 def test_a_window_of_several_pieces_says_where_it_begins_and_ends() -> None:
     """5 s at 2 s, 5 s at 60 s: the first window reaches from 2 to 63 s and the second from 63 to 65 s."""
-    first, second = speech.windows([piece(5, at=2), piece(5, at=60)])
+    first, second = cut(piece(5, at=2), piece(5, at=60))
     assert (first.start, first.end, len(first.samples)) == (2.0, 63.0, 128_000)
     assert (second.start, second.end, len(second.samples)) == (63.0, 65.0, 32_000)
     assert second.samples[0] == 63 * 16_000
@@ -151,7 +159,7 @@ def test_silero_finds_real_speech(shared) -> None:
             parts.append(part)
             at += len(part)
         spans.append((at - len(parts[-1]), at))
-    pieces = list(speech.speech(parts, speech.silero()))
+    pieces = spoken(parts, speech.silero())
     inside = [any(a - 2_048 <= p < b + 2_048 for a, b in spans) for p, _ in pieces]
     assert all(inside)
     for a, b in spans:
@@ -163,7 +171,7 @@ def test_silero_remembers_nothing_between_recordings(shared) -> None:
     from embedkit import audio
 
     wave = audio.read(shared / "data/ravdess/Actor_02/03-01-05-02-01-01-02.flac")
-    frames = [f for f in speech.frames([wave]) if len(f) == 512]
+    frames = [f for f in speech.run(speech.Frames(), [wave]) if len(f) == 512]
     first, second = ([detector(f) for f in frames] for detector in (speech.silero(), speech.silero()))
     assert first == second
     assert max(first) > 0.5
