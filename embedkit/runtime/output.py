@@ -1,0 +1,128 @@
+"""What `Predictor.predict` said, as a CSV table and as a picture of the probabilities over time.
+
+The picture needs matplotlib, which the runtime itself does without: it is imported when one is drawn.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embedkit.errors import UserError
+from embedkit.runtime.model import CLASSES
+
+COLUMNS = ("file", "start", "end", "label", *CLASSES, "error")
+COLOURS = {"anger": "#c2384a", "happiness": "#b98200", "neutral": "#6b7280", "sadness": "#2f6fb7"}
+PANELS = 12  # recordings in one picture
+
+
+def check(table: Path | None, picture: Path | None, recordings: int) -> None:
+    """Raise UserError for what cannot be written, before hours of sound are listened to."""
+    for path in (table, picture):
+        if path and not path.absolute().parent.is_dir():
+            raise UserError(f"{path}: no such folder {path.parent}; make it first")
+    if not picture:
+        return
+    if recordings > PANELS:
+        raise UserError(
+            f"{recordings} recordings, a picture holds at most {PANELS}; draw fewer at a time, or use --csv"
+        )
+    try:
+        from matplotlib.backend_bases import FigureCanvasBase
+    except ImportError:
+        raise UserError("a picture needs matplotlib, which is not installed; run: pip install matplotlib") from None
+    known = FigureCanvasBase.get_supported_filetypes()
+    if picture.suffix.lower().removeprefix(".") not in known:
+        raise UserError(f"{picture}: no picture format of matplotlib; name it .png, .svg or .pdf")
+
+
+def write_csv(files: Sequence[dict[str, Any]], path: Path) -> None:
+    """One row a window: file, start and end (s), the likeliest class, each class's probability.
+
+    A recording without speech is one row without a label; one that could not be used has only its error.
+    """
+    part = path.with_name(path.name + ".part")
+    with part.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, COLUMNS, restval="")
+        table.writeheader()
+        for said in files:
+            table.writerows(_rows(said))
+    part.replace(path)
+
+
+def _rows(said: dict[str, Any]) -> list[dict[str, Any]]:
+    if not said.get("windows"):
+        return [{"file": said["file"], "error": said.get("error", "")}]
+    return [
+        {"file": said["file"], "start": w["start"], "end": w["end"], "label": _likeliest(w), **w["probabilities"]}
+        for w in said["windows"]
+    ]
+
+
+def _likeliest(said: dict[str, Any]) -> str:
+    shares: dict[str, float] = said["probabilities"]
+    return max(shares, key=shares.__getitem__)
+
+
+def draw(files: Sequence[dict[str, Any]], path: Path) -> None:
+    """The picture of `figure`, written as the kind that the name's ending says."""
+    part = path.with_name(path.name + ".part")
+    figure(files).savefig(part, format=path.suffix.lower().removeprefix("."), dpi=150)
+    part.replace(path)
+
+
+def figure(files: Sequence[dict[str, Any]]) -> Any:
+    """A matplotlib figure: one row a class, 0..1 over time, full colour where it is the likeliest."""
+    from matplotlib.figure import Figure
+
+    heights = [2.7 if said.get("windows") else 0.4 for said in files]  # inches
+    page = Figure(figsize=(9, sum(heights)), layout="constrained")
+    parts = page.subfigures(len(files), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for part, said in zip(parts, files, strict=True):
+        title = f"{Path(said['file']).name}: {said.get('error') or said['label'] or 'no speech'}"
+        part.suptitle(title, x=0.01, ha="left", fontsize=11, parse_math=False)
+        if said.get("windows"):
+            _recording(part, said)
+    return page
+
+
+def _recording(part: Any, said: dict[str, Any]) -> None:
+    windows = said["windows"]
+    start, end = (np.array([w[key] for w in windows]) for key in ("start", "end"))
+    time = np.stack([start, start, end, end], axis=1).ravel()
+    likeliest = [_likeliest(w) for w in windows]
+    rows = part.subplots(len(CLASSES), 1, sharex=True, sharey=True)
+    for row, name in zip(rows, CLASSES, strict=True):
+        p = np.array([w["probabilities"][name] for w in windows])
+        for shown, alpha in ((p, 0.35), (np.where([said == name for said in likeliest], p, 0), 1.0)):
+            outline = np.stack([0 * shown, shown, shown, 0 * shown], axis=1).ravel()
+            row.fill_between(time, outline, color=COLOURS[name], alpha=alpha, linewidth=0)
+        row.set_ylabel(name, rotation=0, ha="right", va="center", color=COLOURS[name])
+        row.annotate(
+            f"{said['probabilities'][name]:.2f}",
+            (1.01, 0.5),
+            xycoords="axes fraction",
+            va="center",
+            color=COLOURS[name],
+        )
+        row.set(ylim=(0, 1), yticks=[0, 1], yticklabels=[])
+        row.spines[["top", "right", "left"]].set_visible(False)
+        row.tick_params(left=False, bottom=row is rows[-1])
+        row.grid(axis="y", color="0.9", linewidth=0.8)
+        row.set_axisbelow(True)
+    rows[-1].set_xlim(0, end[-1])
+    rows[-1].xaxis.set_major_formatter(_clock)
+
+
+def _clock(seconds: float, _: object = None) -> str:
+    """Seconds as people write them.
+
+    >>> _clock(75), _clock(36_000)
+    ('1:15', '10:00:00')
+    """
+    minutes, left = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{left:02}" if minutes >= 60 else f"{minutes}:{left:02}"
