@@ -102,14 +102,15 @@ class Optimizer:
     """AdamW with torch's fused kernel, through its functional form: the class's bookkeeping costs as much again."""
 
     def __init__(self, parameters: Tensor, gradient: Tensor, weight_decay: float):
-        mean, square = torch.zeros(2, len(parameters))
-        self.tensors: tuple[list[Tensor], ...] = [parameters], [gradient], [mean], [square], [], [torch.zeros(())]
-        self.weight_decay = weight_decay
+        self.parameters, self.gradient, self.weight_decay = parameters, gradient, weight_decay
+        self.mean, self.square = torch.zeros(2, len(parameters))
+        self.count = torch.zeros(())
 
     def step(self, lr: float) -> None:
         adamw(
-            *self.tensors, fused=True, amsgrad=False, maximize=False,
+            [self.parameters], [self.gradient], [self.mean], [self.square], [], [self.count],
             lr=lr, weight_decay=self.weight_decay, beta1=0.9, beta2=0.999, eps=1e-8,
+            fused=True, amsgrad=False, maximize=False,
         )  # fmt: skip
 
 
