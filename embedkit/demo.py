@@ -112,11 +112,6 @@ def _table(r: dict[str, Any], table: str, shown: str) -> str:
     p = r["prediction"]
     said = "  ".join(f"{name} {value:.2f}" for name, value in (p["probabilities"] or {}).items())
     times = ", ".join(f"{verb} {s:.0f} s" for verb, s in r["seconds"].items())
-    weights = (
-        ["", "weights: random - the encoder is untrained, so these figures show the path, not the method"]
-        if r["weights"] == "random"
-        else []
-    )
     return "\n".join([
         "",
         table,
@@ -127,7 +122,6 @@ def _table(r: dict[str, Any], table: str, shown: str) -> str:
         size(r["cache"]),
         size(r["model"]),
         f"{'':12} {r['folder']}/studies/{r['study']}/",
-        *weights,
         "",
         f"took: {times}",
         "",
