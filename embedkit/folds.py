@@ -1,6 +1,9 @@
-"""Folds: which rows train, validate and test. Speakers never cross, but in `shuffle`, which says so.
+"""Folds: which rows train, validate and test. Speakers never cross, but in `shuffle` and `clips`, which say so.
 
 A fold holds row numbers of one corpus; what a study mixes in only trains and is no part of a fold.
+
+`loso`, `speaker`, `script` and `clips` test every row once. Which rows validate can be chosen (`validated_by`), and all
+folds can be cut to one training size (`cut`), so that what leaking is worth can be measured and nothing else.
 """
 
 from __future__ import annotations
@@ -21,7 +24,9 @@ Words = Sequence[str] | npt.NDArray[np.str_]
 
 @dataclass(frozen=True)
 class Fold:
-    """One split. `name` is the session for `loso`, "1".."k" for `speaker`, "shuffle" for `shuffle`."""
+    """One split. `name` is the session for `loso`, "1".."k" for `speaker` and `clips`, "shuffle" for `shuffle`,
+    "<session>.<part>" for `script`.
+    """
 
     name: str
     train: Rows
@@ -78,6 +83,108 @@ def shuffle(y: Words, seed: int) -> list[Fold]:
         for part, some in zip(parts, (rows[2 * held :], rows[:held], rows[held : 2 * held]), strict=True):
             part.append(some)
     return [Fold("shuffle", *(np.sort(np.concatenate(part)) for part in parts))]
+
+
+def clips(y: Words, k: int, seed: int) -> list[Fold]:
+    """k random parts of the clips, stratified by class; part i tests, i+1 validates. The same speakers on all sides.
+
+    Raises StudyError where a class has fewer than k rows.
+    """
+    words, random = np.asarray(y), np.random.default_rng(seed)
+    group = np.empty(len(words), np.int64)
+    for name in np.unique(words):
+        rows = random.permutation(np.flatnonzero(words == name))
+        if len(rows) < k:
+            raise StudyError(f"folds clips: needs at least {k} rows of each class, found {len(rows)} of {name}")
+        group[rows] = np.arange(len(rows)) % k
+    return _cyclic(group, [str(i + 1) for i in range(k)])
+
+
+def script(sessions: Words, scripts: Words, parts: int) -> list[Fold]:
+    """Leave one session and one part of the scripts out: what is tested was said by others, and in other words.
+
+    scripts: [row], what is said, as `scripts` tells it; they are dealt into `parts`, the most frequent first, to the part
+    with the fewest rows. A fold tests a session's rows of one part; the next session's rows of that part validate, the
+    other sessions' rows of the other parts train. Raises StudyError as `loso`, and where scripts are unknown or too few.
+    """
+    whole, words = loso(sessions), np.asarray(scripts)
+    if (words == "").any():
+        raise StudyError("folds script: the corpus has rows without a text or a dialogue; try: --folds loso")
+    names, rows_of = np.unique(words, return_counts=True)
+    if len(names) < parts:
+        raise StudyError(f"folds script: needs at least {parts} scripts (folds.scripts), found {len(names)}")
+    size, part = np.zeros(parts, np.int64), {}
+    for i in np.argsort(-rows_of, kind="stable"):
+        part[names[i]] = int(size.argmin())
+        size[part[names[i]]] += rows_of[i]
+    mine = np.array([part[word] for word in words])
+    folds = [
+        Fold(
+            f"{fold.name}.{p + 1}",
+            fold.train[mine[fold.train] != p],
+            fold.validate[mine[fold.validate] == p],
+            fold.test[mine[fold.test] == p],
+        )
+        for fold in whole
+        for p in range(parts)
+    ]
+    for fold in folds:
+        if not (len(fold.train) and len(fold.validate) and len(fold.test)):
+            raise StudyError(f"folds script: fold {fold.name} has an empty side; lower folds.scripts")
+    return folds
+
+
+def scripts(dialogues: Words, texts: Words) -> npt.NDArray[np.str_]:
+    """[row] what is said: the script or the improvised scene of an IEMOCAP dialogue, whoever plays it; else the text.
+
+    >>> scripts(["Ses01F_script01_2", "Ses05M_impro03", ""], ["", "", "Kids are talking by the door"]).tolist()
+    ['script01', 'impro03', 'Kids are talking by the door']
+    """
+    found = [re.search(r"(script|impro)\d+", dialogue) for dialogue in dialogues]
+    return np.array([match[0] if match else text for match, text in zip(found, texts, strict=True)])
+
+
+def validated_by(folds: Sequence[Fold], rule: str, y: Words, seed: int) -> list[Fold]:
+    """The folds with another validation part, chosen by rule; every fold's test rows stay.
+
+    "next": as they are. "previous": the test rows of the fold before, where folds test whole groups in turn.
+    "random": a fifth of training and validation rows, stratified by class, so speakers are on both sides (as SUPERB
+    does). "test": the test rows themselves, which is the mistake of picking the epoch on the test fold; training rows
+    stay as they are, but with a single fold (`shuffle`) what validated joins them. Raises StudyError for "previous"
+    where folds have none.
+    """
+    return [_revalidated(folds, i, rule, np.asarray(y), seed) for i in range(len(folds))]
+
+
+def _revalidated(folds: Sequence[Fold], i: int, rule: str, y: npt.NDArray[np.str_], seed: int) -> Fold:
+    fold = folds[i]
+    rest = np.sort(np.concatenate([fold.train, fold.validate]))
+    if rule == "test":
+        return Fold(fold.name, fold.train if len(folds) > 1 else rest, fold.test, fold.test)
+    if rule == "previous":
+        before = [f.test for f in folds if np.array_equal(f.validate, fold.test)]
+        if not before or len(np.setdiff1d(before[0], rest)):
+            raise StudyError('folds.validate = "previous": only for folds loso, speaker and clips')
+        held = before[0]
+    elif rule == "random":
+        held = rest[take(rest.astype(str), y[rest], 0.2, seed)]
+    else:
+        return fold
+    return Fold(fold.name, np.setdiff1d(rest, held), held, fold.test)
+
+
+def cut(folds: Sequence[Fold], rows: int, y: Words, seed: int) -> list[Fold]:
+    """The folds with at most about so many training rows each, stratified by class (rounded within each)."""
+    words = np.asarray(y)
+    return [
+        Fold(
+            fold.name,
+            fold.train[take(fold.train.astype(str), words[fold.train], min(1.0, rows / len(fold.train)), seed)],
+            fold.validate,
+            fold.test,
+        )
+        for fold in folds
+    ]
 
 
 def take(ids: Words, y: Words, fraction: float, seed: int = 0) -> Rows:

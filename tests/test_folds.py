@@ -97,3 +97,85 @@ def test_take_is_nested_stratified_and_blind_to_row_order():
         last = set(ids[rows])
         assert last == set(ids[order][folds.take(ids[order], y[order], fraction, seed=1)])
     assert set(folds.take(ids, y, 0.5, seed=1)) != set(folds.take(ids, y, 0.5, seed=2))
+
+
+def by_hand() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """5 sessions, in each 6 scripts of unlike length, in every script each of 4 classes: (session, script, class)."""
+    rows = [(f"Ses0{s}", f"script{p}", c) for s in range(1, 6) for p in range(6) for _ in range(p + 1) for c in "ahns"]
+    return tuple(np.array(column) for column in zip(*rows, strict=True))  # type: ignore[return-value]
+
+
+def test_clips_test_every_row_once_and_each_class_in_its_share() -> None:
+    """k parts that do not overlap, stratified; another seed deals otherwise."""
+    *_, y = by_hand()
+    made = folds.clips(y, 5, seed=1)
+    assert np.array_equal(np.sort(np.concatenate([f.test for f in made])), np.arange(len(y)))
+    for i, fold in enumerate(made):
+        assert np.array_equal(fold.validate, made[(i + 1) % 5].test)
+        assert not set(fold.train) & {*fold.validate, *fold.test}
+        assert max(np.unique(y[fold.test], return_counts=True)[1]) - 21 <= 0
+    assert not np.array_equal(made[0].test, folds.clips(y, 5, seed=2)[0].test)
+    with pytest.raises(StudyError, match="at least 5 rows of each class, found 4 of x"):
+        folds.clips([*y, *"xxxx"], 5, 0)
+
+
+def test_script_folds_share_neither_session_nor_script() -> None:
+    """Every row is tested once; what trains has other sessions and other scripts than what is tested or validated."""
+    sessions, scripts, _ = by_hand()
+    made = folds.script(sessions, scripts, 3)
+    assert len(made) == 15 and made[1].name == "Ses01.2"
+    assert np.array_equal(np.sort(np.concatenate([f.test for f in made])), np.arange(len(sessions)))
+    for fold in made:
+        for rows in (fold.test, fold.validate):
+            assert not set(sessions[rows]) & set(sessions[fold.train])
+            assert not set(scripts[rows]) & set(scripts[fold.train])
+        assert set(sessions[fold.validate]).isdisjoint(sessions[fold.test])
+        assert set(scripts[fold.validate]) == set(scripts[fold.test])
+    parts = [len(f.test) for f in made[:3]]
+    assert parts == [28, 28, 28]  # 6 + 1, 5 + 2, 4 + 3 times four classes
+    with pytest.raises(StudyError, match="found 6"):
+        folds.script(sessions, scripts, 7)
+    with pytest.raises(StudyError, match="without a text or a dialogue"):
+        folds.script(sessions, np.where(scripts == "script0", "", scripts), 3)
+
+
+def test_who_validates_is_chosen() -> None:
+    """previous mirrors next; random is a fifth of the rest in every class; test is the test part; test rows stay."""
+    sessions, _, y = by_hand()
+    made = folds.loso(sessions)
+    previous = folds.validated_by(made, "previous", y, 0)
+    drawn = folds.validated_by(made, "random", y, 0)
+    picked = folds.validated_by(made, "test", y, 0)
+    for i, fold in enumerate(made):
+        assert np.array_equal(previous[i].validate, made[i - 1].test)
+        assert np.array_equal(drawn[i].test, fold.test) and np.array_equal(picked[i].validate, fold.test)
+        assert np.array_equal(picked[i].train, fold.train)
+        for other in (previous[i], drawn[i]):
+            sides = [*other.train, *other.validate, *other.test]
+            assert len(sides) == len(set(sides)) == len(y)
+        for name in "ahns":
+            rest = np.sum(y[np.r_[fold.train, fold.validate]] == name)
+            assert np.sum(y[drawn[i].validate] == name) == round(0.2 * rest)
+    assert folds.validated_by(made, "next", y, 0) == made
+
+
+def test_one_split_without_a_validation_part() -> None:
+    """shuffle validated by its test rows is the 95/5 split; it has no previous part."""
+    *_, y = by_hand()
+    made = folds.shuffle(y, 0)
+    (fold,) = folds.validated_by(made, "test", y, 0)
+    assert np.array_equal(fold.validate, fold.test) and len(fold.train) + len(fold.test) == len(y)
+    with pytest.raises(StudyError, match="only for folds loso, speaker and clips"):
+        folds.validated_by(made, "previous", y, 0)
+
+
+def test_folds_are_cut_to_one_size() -> None:
+    """Each class in its share, within one row a class; test and validation rows stay, and 60 lie in 90."""
+    sessions, _, y = by_hand()
+    made = folds.loso(sessions)
+    small, large = folds.cut(made, 60, y, 0), folds.cut(made, 90, y, 0)
+    for fold, few, more in zip(made, small, large, strict=True):
+        assert set(few.train) < set(more.train) < set(fold.train)
+        assert np.unique(y[few.train], return_counts=True)[1].tolist() == [15, 15, 15, 15]
+        assert np.array_equal(few.test, fold.test) and np.array_equal(few.validate, fold.validate)
+    assert np.array_equal(folds.cut(made, 10**6, y, 0)[0].train, made[0].train)
