@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -34,13 +35,15 @@ ROOMS = {
 
 # From top to bottom: a room imports only what stands below it (cli -> verbs -> parts -> cards -> errors).
 ORDER = [
-    {"__main__"}, {"cli"}, {"demo"}, {"export"}, {"study"}, {"plan", "search", "report", "extract", "runtime"},
-    {"synth", "encoders", "heads", "folds", "augment", "audit"}, {"cache"}, {"corpora"}, {"audio", "metrics"},
-    {"cards"}, {"workspace"}, {"errors"}, {"__init__"},
+    {"__main__"}, {"cli"}, {"demo"}, {"export", "web"}, {"study"}, {"audit"},
+    {"plan", "search", "report", "extract", "runtime"}, {"synth", "encoders", "heads", "folds", "augment"},
+    {"cache"}, {"corpora"}, {"audio", "metrics", "stats", "calibration"}, {"cards"}, {"workspace"}, {"errors"},
+    {"__init__"},
 ]  # fmt: skip
 LEVEL = {room: i for i, rooms in enumerate(ORDER) for room in rooms}
 
 
+@functools.cache
 def modules() -> dict[str, ast.Module]:
     return {
         ".".join(p.relative_to(PACKAGE).with_suffix("").parts): ast.parse(p.read_text(encoding="utf-8"))
@@ -100,8 +103,9 @@ def test_the_runtime_imports_nothing_that_trains() -> None:
     for name, tree in modules().items():
         if room(name) != "runtime":
             continue
+        more = {"matplotlib"} if name == "runtime.output" else set()  # inside functions: only a picture needs it
         for target in imported(tree):
-            assert target.split(".")[0] in allowed, f"{name} imports {target}"
+            assert target.split(".")[0] in allowed | more, f"{name} imports {target}"
             if target.startswith("embedkit."):
                 assert target.split(".")[1] in {"runtime", "audio", "metrics", "errors", "__version__"}, (
                     f"{name}: {target}"
