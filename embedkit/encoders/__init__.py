@@ -14,7 +14,7 @@ import math
 import pkgutil
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +81,13 @@ class Encoder(Protocol):
         wave: float32 [samples], 16 kHz, prepared. pad_to: zeros are appended up to so many samples, and then all
         frames are pooled (recipe `paper` only). Returns [layer, 2, dim] float32. Raises ClipError where the clip is
         shorter than one frame or longer than the encoder's window.
+        """
+        ...
+
+    def pool_many(self, waves: Sequence[npt.NDArray[np.float32]], *, pad_to: int = 0) -> list[npt.NDArray[np.float32]]:
+        """`pool` of several clips as one batch, for a GPU: each within 1e-5 of `pool` in fp32, whatever is beside it.
+
+        Clips of similar length waste least: all are padded to the longest, and masked. On a CPU it brings nothing.
         """
         ...
 

@@ -7,7 +7,7 @@ are pooled.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ def load(spec: Spec, precision: str, device: str) -> Whisper:
 
 
 class Whisper:
-    """transformers' own log-mel and encoder; the decoder is let go."""
+    """transformers' own log-mel and encoder; the decoder is let go. See `embedkit.encoders.Encoder`."""
 
     def __init__(self, spec: Spec, precision: str, device: str) -> None:
         import torch
@@ -43,21 +43,22 @@ class Whisper:
         self._encoder = model.encoder.to(device=device, dtype=self._dtype)
         # Dither would add noise that no seed governs.
         self._log_mel: Any = WhisperFeatureExtractor.from_pretrained(spec.folder, local_files_only=True, dither=0.0)
-        self._frame = 2 * self._log_mel.hop_length  # samples: the second convolution strides by 2
 
     def pool(self, wave: npt.NDArray[np.float32], *, pad_to: int = 0) -> npt.NDArray[np.float32]:
-        """See `embedkit.encoders.Encoder.pool`."""
+        return self.pool_many([wave], pad_to=pad_to)[0]
+
+    def pool_many(self, waves: Sequence[npt.NDArray[np.float32]], *, pad_to: int = 0) -> list[npt.NDArray[np.float32]]:
         import torch
 
-        check_length(wave, self._log_mel.n_fft, self._log_mel.n_samples)
-        own = math.ceil(min(max(len(wave), pad_to), self._log_mel.n_samples) / self._frame)
-        mel = self._log_mel(wave, sampling_rate=RATE, return_tensors="pt").input_features
-        with torch.inference_mode():
+        for wave in waves:
+            check_length(wave, self._log_mel.n_fft, self._log_mel.n_samples)
+        mel = self._log_mel(list(waves), sampling_rate=RATE, return_tensors="pt").input_features
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             states = self._encoder(mel.to(self._device, self._dtype), output_hidden_states=True).hidden_states
-            return pooled(torch.cat(states)[:, :own])
+            own = [self._frames(max(len(wave), pad_to)) for wave in waves]
+            return [pooled(torch.stack([state[i, :n] for state in states])) for i, n in enumerate(own)]
 
-    @property
-    def mel_filters(self) -> npt.NDArray[np.float64]:
-        """[frequency, mel], for a graph that makes the log-mel itself."""
-        filters: npt.NDArray[np.float64] = self._log_mel.mel_filters
-        return filters
+    def _frames(self, samples: int) -> int:
+        """Frames that hear any of the clip: the log-mel hops by 160 samples, the second convolution strides by 2."""
+        longest, hop = int(self._log_mel.n_samples), int(self._log_mel.hop_length)
+        return math.ceil(min(samples, longest) / (2 * hop))
