@@ -17,10 +17,11 @@ from torch import nn
 from embedkit.runtime.model import BLANK, sign
 
 OPSET, IR = 21, 10
+EMBEDDING = "clip_embedding"  # of a body alone: "embedding" is what the exporter calls a table's lookup
 
 
 def exported(module: nn.Module) -> onnx.ModelProto:
-    """signal [batch, samples], lengths [batch] -> embedding [batch, dim], by torch's own exporter."""
+    """signal [batch, samples], lengths [batch] -> clip_embedding [batch, dim], by torch's own exporter."""
     example = (torch.linspace(-0.5, 0.5, 2 * 20_000).reshape(2, 20_000).sin(), torch.tensor([20_000, 16_000]))
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(
@@ -30,7 +31,7 @@ def exported(module: nn.Module) -> onnx.ModelProto:
             opset_version=OPSET,
             dynamic_shapes=({0: "batch", 1: "samples"}, {0: "batch"}),
             input_names=["signal", "lengths"],
-            output_names=["embedding"],
+            output_names=[EMBEDDING],
             verbose=False,
         )
     if program is None:
@@ -77,8 +78,8 @@ def inferred(model: onnx.ModelProto) -> onnx.ModelProto:
 def merged(body: onnx.ModelProto, head: onnx.ModelProto, columns: Sequence[int], classes: int) -> onnx.ModelProto:
     """One graph: signal, lengths -> probabilities, logits [batch, classes], embedding [batch, dim].
 
-    body gives "embedding"; head takes "embedding" and gives "logits" and "probabilities" (`heads.to_onnx`). columns:
-    the class of each of the head's columns; a class that it has not gets probability 0 and logit -10,000.
+    body is as `exported` gives it; head takes "embedding" and gives "logits" and "probabilities" (`heads.to_onnx`).
+    columns: the class of each of the head's columns; a class that it has not gets probability 0 and logit -10,000.
     """
     body, head = _copy(body), _copy(head)
     if list(columns) != list(range(classes)):
@@ -87,18 +88,16 @@ def merged(body: onnx.ModelProto, head: onnx.ModelProto, columns: Sequence[int],
         model.ir_version = IR
         del model.graph.value_info[:]
         _one_opset_each(model)
-    inputs = {value.name: f"body/{value.name}" for value in (*body.graph.input, *body.graph.output)}
     body = compose.add_prefix(body, "body/")
     head = compose.add_prefix(head, "head/")
     whole = compose.merge_models(
         body,
         head,
-        io_map=[("body/embedding", "head/embedding")],
-        outputs=["head/probabilities", "head/logits", "body/embedding"],
+        io_map=[(f"body/{EMBEDDING}", "head/embedding")],
+        outputs=["head/probabilities", "head/logits", f"body/{EMBEDDING}"],
     )
-    names = {new: old for old, new in inputs.items()}
-    names |= {"head/probabilities": "probabilities", "head/logits": "logits"}
-    _rename(whole.graph, names)
+    names = {value.name: value.name.partition("/")[2] for value in (*whole.graph.input, *whole.graph.output)}
+    _rename(whole.graph, {**names, f"body/{EMBEDDING}": "embedding"})
     whole.graph.name = "embedkit"
     whole.producer_name, whole.producer_version = "embedkit", ""
     _one_opset_each(whole)

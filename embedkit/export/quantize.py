@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from embedkit.errors import EmbedkitError
 
-SMALLEST = 4096  # elements: smaller weights together weigh less than their error is worth
+SMALLEST = 1024  # elements: smaller weights together weigh less than their error is worth
 TABLES = ("fourier", "filters")  # the log-mel's own constants are a formula, not weights: they stay exact
 
 Array = npt.NDArray[np.float32]
