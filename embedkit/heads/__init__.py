@@ -190,12 +190,19 @@ def to_onnx(kind: str, estimator: Estimator, temperature: float = 1.0) -> onnx.M
     return _module(kind, ModelError, "to_onnx").to_onnx(estimator, temperature)
 
 
-def dense_onnx(layers: list[tuple[Array, Array]], activation: str, temperature: float) -> onnx.ModelProto:
-    """Layers of (weight [in, out], bias [out]) with one activation ("Relu", "Gelu") between, then a softmax."""
+def dense_onnx(
+    layers: list[tuple[Array, Array]], activation: str, mean: Array, scale: Array, temperature: float
+) -> onnx.ModelProto:
+    """Layers of (weight [in, out], bias [out]) with one activation ("Relu", "Gelu") between, then a softmax.
+
+    The features' mean and scale [dim] go into the first layer, the temperature into the last.
+    """
     from onnx import helper, numpy_helper
 
     weight, bias = layers[-1]
     layers = [*layers[:-1], (weight / temperature, bias / temperature)]
+    weight, bias = layers[0]
+    layers[0] = weight / scale[:, None], bias - (mean / scale) @ weight
     nodes, tensors, flow = [], [], "embedding"
     for i, (weight, bias) in enumerate(layers):
         tensors += [numpy_helper.from_array(weight.astype(np.float32), f"weight{i}")]
@@ -203,12 +210,11 @@ def dense_onnx(layers: list[tuple[Array, Array]], activation: str, temperature: 
         last = i == len(layers) - 1
         out = "logits" if last else f"linear{i}"
         nodes.append(helper.make_node("Gemm", [flow, f"weight{i}", f"bias{i}"], [out], name=f"gemm{i}"))
-        flow = out
         if not last:
             flow = f"active{i}"
             nodes.append(helper.make_node(activation, [out], [flow], name=f"activation{i}"))
     nodes.append(helper.make_node("Softmax", ["logits"], ["probabilities"], name="softmax", axis=1))
-    return _model(nodes, tensors, layers[0][0].shape[0], layers[-1][1].shape[0])
+    return _model(nodes, tensors, len(mean), len(bias))
 
 
 def skl_onnx(estimator: Any, dim: int, classes: int, temperature: float) -> onnx.ModelProto:
@@ -227,7 +233,8 @@ def skl_onnx(estimator: Any, dim: int, classes: int, temperature: float) -> onnx
     graph = select_model_inputs_outputs(graph, ["probabilities"]).graph  # without what only the label needs
     for node in graph.node:
         node.output[:] = ["source_probabilities" if name == "probabilities" else name for name in node.output]
-    tensors = [*graph.initializer]
+    used = {name for node in graph.node for name in node.input}
+    tensors = [tensor for tensor in graph.initializer if tensor.name in used]
     for name, value in (("smallest", np.finfo(np.float32).tiny), ("temperature", temperature)):
         tensors.append(numpy_helper.from_array(np.array(value, dtype=np.float32), name))  # log 0 is -inf
     nodes = [

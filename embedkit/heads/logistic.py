@@ -110,6 +110,6 @@ def load(folder: Path, meta: dict[str, Any]) -> Logistic:
 
 
 def to_onnx(estimator: Logistic, temperature: float) -> Any:
-    """The scaler goes into the weights: one Gemm and a softmax."""
-    weight = (estimator.coef_ / estimator.scale_).T
-    return dense_onnx([(weight, estimator.intercept_ - estimator.mean_ @ weight)], "", temperature)
+    """One Gemm, scaler and all, and a softmax."""
+    layers = [(estimator.coef_.T, estimator.intercept_)]
+    return dense_onnx(layers, "", estimator.mean_, estimator.scale_, temperature)

@@ -329,8 +329,6 @@ def to_onnx(estimator: MLP, temperature: float) -> Any:
     """The scaler goes into the first Gemm; without an activation both layers become one."""
     network = estimator.network_
     w1, b1, w2, b2 = (getattr(network, name).numpy().astype(np.float64) for name in ("w1", "b1", "w2", "b2"))
-    w1 = w1 / estimator.scale_[:, None]
-    b1 = b1 - estimator.mean_ @ w1
-    if network.activation == "none":
-        return dense_onnx([(w1 @ w2, b1 @ w2 + b2)], "", temperature)
-    return dense_onnx([(w1, b1), (w2, b2)], {"relu": "Relu", "gelu": "Gelu"}[network.activation], temperature)
+    layers = [(w1 @ w2, b1 @ w2 + b2)] if network.activation == "none" else [(w1, b1), (w2, b2)]
+    activation = {"none": "", "relu": "Relu", "gelu": "Gelu"}[network.activation]
+    return dense_onnx(layers, activation, estimator.mean_, estimator.scale_, temperature)

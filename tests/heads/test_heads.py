@@ -274,6 +274,8 @@ def test_onnx(name: str, temperature: float, fitted: dict[str, tuple[str, Any]],
         model = heads.to_onnx(kind, source, temperature)
         assert [(o.domain, o.version) for o in model.opset_import if not o.domain] == [("", 21)]
         assert model.ir_version == 10
+        read = {word for node in model.graph.node for word in node.input}
+        assert {tensor.name for tensor in model.graph.initializer} <= read  # nothing is carried along unused
         logits, probabilities = run(model, X)
         assert np.isfinite(logits).all()
         np.testing.assert_allclose(probabilities, expected, rtol=0, atol=2e-6)
