@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     )
     root.add_argument("--traceback", action="store_true", help="show where an unexpected fault happened")
     verbs = root.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for add in (_extract, _cache, _study, _stitch_export, _predict, _evaluate, _corpora, _init, _demo):
+    for add in (_extract, _cache, _study, _stitch_export, _predict, _serve, _evaluate, _corpora, _init, _demo):
         add(verbs)
     return root
 
@@ -263,12 +263,15 @@ def _stitch_export(verbs: Any) -> None:
         "--profile", default="size", choices=["size", "float"], help="size: all 8-bit (default); float: the reference"
     )
     p.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: studies/<study>/<head>-<profile>.onnx")
+    p.add_argument("--web", type=Path, metavar="DIR", help="write a page there that runs the file in a browser")
 
 
 def _run_stitch_export(args: argparse.Namespace) -> dict[str, Any]:
+    from embedkit import web
     from embedkit.export import stitch
 
-    return stitch(
+    package = web.fetch() if args.web else None  # what is missing is asked for before minutes of work
+    result = stitch(
         _workspace(args),
         study=args.study,
         head=args.head,
@@ -277,12 +280,17 @@ def _run_stitch_export(args: argparse.Namespace) -> dict[str, Any]:
         profile=args.profile,
         output=args.output,
     )
+    if args.web:
+        result["web"] = web.write(Path(result["model"]), args.web, package)
+    return result
 
 
 def _show_stitch(r: dict[str, Any]) -> str:
     c = r["certificate"]
     lines = [f"{r['model']}: {r['bytes'] / 1e6:.2f} million bytes"]
     lines += [f"  {key}: {value}" for key, value in c.items() if not isinstance(value, (dict, list))]
+    if "web" in r:
+        lines.append(f"page: {r['web']['folder']}; see it with: embedkit serve {r['web']['folder']}")
     return "\n".join(lines)
 
 
@@ -298,13 +306,20 @@ def _predict(verbs: Any) -> None:
     p.add_argument("model", type=Path, metavar="MODEL")
     p.add_argument("audio", nargs="+", type=Path, metavar="AUDIO")
     p.add_argument("--no-vad", action="store_true", help="take the whole recording, not only its speech")
+    p.add_argument("--csv", type=Path, metavar="FILE", help="write a table too, one row a window")
+    p.add_argument("--plot", type=Path, metavar="FILE", help="draw the probabilities over time: .png, .svg, .pdf")
 
 
 def _run_predict(args: argparse.Namespace) -> dict[str, Any]:
-    from embedkit.runtime import Predictor
+    from embedkit.runtime import Predictor, output
 
-    predictor = Predictor(args.model)
-    return {"files": [predictor.predict(path, vad=not args.no_vad) for path in args.audio]}
+    output.check(args.csv, args.plot, len(args.audio))
+    files = Predictor(args.model).predict_many(args.audio, vad=not args.no_vad)
+    if args.csv:
+        output.write_csv(files, args.csv)
+    if args.plot:
+        output.draw(files, args.plot)
+    return {"files": files}
 
 
 def _show_predict(r: dict[str, Any]) -> str:
@@ -321,6 +336,22 @@ def _show_predict(r: dict[str, Any]) -> str:
             for w in f["windows"]
         ]
     return "\n".join(lines)
+
+
+def _serve(verbs: Any) -> None:
+    p = _verb(verbs, "serve", _run_serve, "a page of stitch-export --web, to this machine alone", lambda _: "stopped")
+    p.add_argument("folder", type=Path, metavar="DIR", help="the folder that --web wrote")
+    p.add_argument("--port", type=int, default=8000, metavar="N", help="0: any that is free (default: 8000)")
+
+
+def _run_serve(args: argparse.Namespace) -> dict[str, Any]:
+    from embedkit import web
+
+    def announce(address: str) -> None:
+        print(f"{args.folder} at {address} until Ctrl-C", file=sys.stderr)
+
+    web.serve(args.folder, args.port, announce)
+    return {"folder": str(args.folder)}
 
 
 def _evaluate(verbs: Any) -> None:
