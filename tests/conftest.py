@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+# Two test processes with a thread each do more than two that fight over both cores. Before numpy and torch load.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
