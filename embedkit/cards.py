@@ -137,6 +137,16 @@ class Arm(Card):
     mix: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}  # corpus -> the share that joins every training set
 
 
+Leak = Literal["speaker", "recording", "views", "partner", "text", "fit", "search", "scaler"]
+
+
+class Audit(Card):
+    """What may cross a split (see embedkit/audit.py); anything else that leaks stops a study before it trains."""
+
+    allow: list[Leak] = []  # by name; the leak is still told beside the figures
+    text: Literal["report", "fail"] = "report"  # what is made of a sentence on two sides of a split
+
+
 class Study(Card):
     """A question to the cache: corpora, label map, folds, heads, seeds, search."""
 
@@ -154,6 +164,7 @@ class Study(Card):
     views: int | None = Field(None, ge=0)  # augmented views for the heads that want them; without: all that are cached
     seeds: int = Field(1, ge=1)  # 0..seeds-1
     search: Search = Search()
+    audit: Audit = Audit()
     labels: dict[str, LabelMap] = {}  # corpus -> label map; a corpus that is not named keeps its own default map
 
     @model_validator(mode="after")

@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     )
     root.add_argument("--traceback", action="store_true", help="show where an unexpected fault happened")
     verbs = root.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for add in (_extract, _cache, _study, _stitch_export, _predict, _serve, _evaluate, _corpora, _init, _demo):
+    for add in (_extract, _cache, _study, _audit, _stitch_export, _predict, _serve, _evaluate, _corpora, _init, _demo):
         add(verbs)
     return root
 
@@ -245,6 +245,30 @@ def _run_study(args: argparse.Namespace) -> dict[str, Any]:
         partial=args.partial,
         jobs=args.jobs,
     )
+
+
+def _audit(verbs: Any) -> None:
+    p = _verb(
+        verbs,
+        "audit",
+        _run_audit,
+        "what leaks in a study; exit 1 where its card does not allow it by name",
+        _show_audit,
+        failed=lambda r: not r["passed"],
+    )
+    p.add_argument("study", metavar="STUDY", help="a study's name (its folder in studies/), or a card of studies/")
+
+
+def _run_audit(args: argparse.Namespace) -> dict[str, Any]:
+    from embedkit.study import audited
+
+    return audited(_workspace(args), args.study)
+
+
+def _show_audit(r: dict[str, Any]) -> str:
+    from embedkit.audit import text
+
+    return text(r)
 
 
 def _stitch_export(verbs: Any) -> None:

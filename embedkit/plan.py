@@ -24,7 +24,8 @@ from embedkit.errors import CardError, StudyError, did_you_mean
 from embedkit.folds import Fold, Rows
 from embedkit.workspace import Workspace, read_toml
 
-COLUMNS = ("ids", "speaker", "session", "audio_digest")  # of a cache, kept for each row of a study
+# of a cache, kept for each row of a study
+COLUMNS = ("ids", "label", "speaker", "session", "dialogue", "text", "audio_digest")
 SAFE = "+= "  # characters that stay as they are where a name becomes that of a file
 
 
@@ -194,6 +195,11 @@ class Plan:
         sources = self.sources.values()
         columns = {name: np.concatenate([s.columns[name] for s in sources]) for name in COLUMNS}
         return {"corpus": np.repeat(list(self.sources), [len(s.rows) for s in sources]), **columns}
+
+    def seen(self, rows: Rows) -> str:
+        """A digest of which utterances the rows are, so that a record can say what a fit was given."""
+        names = sorted(map("/".join, zip(self.columns["corpus"][rows], self.columns["ids"][rows], strict=True)))
+        return hashlib.sha256("\n".join(names).encode()).hexdigest()[:32]
 
     @property
     def identity(self) -> Identity:
@@ -403,7 +409,7 @@ def _views(
 
 
 def _check_sides(planned: Plan) -> None:
-    """Each side of each fold has rows, training has every class that is asked about, and no speaker crosses."""
+    """Training has every class that is asked about."""
     classes = np.unique(planned.y[np.concatenate([np.r_[f.train, f.validate, f.test] for f in planned.folds])])
     if len(classes) < 2:
         raise StudyError(f"{planned.study.corpus}: every row is {classes[0]}; a study needs at least two classes")
@@ -412,26 +418,11 @@ def _check_sides(planned: Plan) -> None:
             train = np.concatenate([fold.train, mixed])
             for name in np.setdiff1d(classes, planned.y[train]):
                 raise StudyError(f"fold {fold.name}, arm {arm}: no training row of {name}; take other folds or labels")
-            crossing = folds.crossing(replace(fold, train=train), planned.columns["speaker"])
-            if crossing and planned.study.folds.kind != "shuffle":
-                raise StudyError(
-                    f"fold {fold.name}: speaker {crossing[0]} is on both sides ({len(crossing)} such);"
-                    " try: --folds speaker"
-                )
 
 
 def _notes(planned: Plan) -> Iterator[str]:
     """What a reader of the figures must know."""
-    study, columns = planned.study, planned.columns
-    if study.folds.kind == "shuffle":
-        fold = planned.folds[0]
-        shared = folds.crossing(fold, columns["speaker"])
-        yield (
-            f"folds shuffle leak speakers: {len(shared)} of {len(set(columns['speaker'][fold.test]))} speakers tested"
-            " are trained on too, so these figures say nothing about a new speaker"
-            if not study.test
-            else "folds shuffle: validation rows are of speakers that are trained on too"
-        )
+    study = planned.study
     for corpus, source in planned.sources.items():
         if source.missing:
             yield f"{corpus}: {source.missing} rows are not encoded yet and are left out (--partial)"

@@ -5,8 +5,10 @@ One unit of work is one fit (arm, layer, head, seed, fold), written when it ends
     studies/<name>/study.json            the settings in effect; the same ones resume, others are refused
     studies/<name>/predictions.parquet   utterance, corpus, speaker, session, arm, layer, head, seed, fold, split
                                          (validate or test), label, p_anger, p_happiness, p_neutral, p_sadness
-    studies/<name>/units.json            of each fit: its best epoch or iteration, seconds, training rows, warnings
-    studies/<name>/search.json           of each search: the parameters found, trials, pruned, validation UA
+    studies/<name>/units.json            of each fit: its best epoch or iteration, seconds, training rows, warnings, and
+                                         digests of the rows that it saw
+    studies/<name>/search.json           of each search: the parameters found, trials, pruned, validation UA, rows seen
+    studies/<name>/audit.json            what leaks, and what of it is allowed
     studies/<name>/heads/<arm>/layer-<N>/<head>/fold-<fold>/    the first seed's heads; final/ once one is exported
     studies/<name>/results.json, report.md
 """
@@ -27,7 +29,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Thread
 from types import TracebackType
@@ -37,7 +39,7 @@ from urllib.parse import quote
 import numpy as np
 import numpy.typing as npt
 
-from embedkit import __version__, cards, heads, metrics, report
+from embedkit import __version__, audit, cards, heads, metrics, report
 from embedkit.cache import STATS, Cache
 from embedkit.cards import CLASSES
 from embedkit.errors import EmbedkitError, StudyError, did_you_mean
@@ -130,6 +132,7 @@ class Bench:
             "best": None if best is None else int(best),
             "seconds": round(time.perf_counter() - begin, 3),
             "rows": len(train),
+            "saw": self.saw(train, fold.validate),
             "warnings": sorted(
                 {str(w.message).strip().split("\n")[0] for w in caught if issubclass(w.category, UserWarning)}
             ),
@@ -140,6 +143,16 @@ class Bench:
         rows = np.concatenate([fold.validate, fold.test])
         columns = self._record(unit, rows, self.probabilities(estimator, unit.layer, rows))
         _write_part(part_of(self.plan, unit), columns, facts)
+
+    def saw(self, train: Rows, validate: Rows) -> dict[str, str]:
+        """What the record says of the rows that a fit was given; the audit holds it against the plan."""
+        return {"train": self.plan.seen(train), "validate": self.plan.seen(validate)}
+
+    def searched(self, triple: tuple[str, int, str]) -> dict[str, dict[str, str]]:
+        """The same of a search, by fold: what `judge` is given."""
+        units = [Unit(*triple, 0, fold) for fold in range(len(self.plan.folds))]
+        sides = [(self._training_rows(unit), self.plan.folds[unit.fold]) for unit in units]
+        return {fold.name: self.saw(train, fold.validate) for train, fold in sides}
 
     def _training_rows(self, unit: Unit) -> Rows:
         return np.concatenate([self.plan.folds[unit.fold].train, self.plan.arms[unit.arm]])
@@ -286,10 +299,15 @@ def run(
     results.json. Raises StudyError, CardError or CacheError before anything trains.
     """
     planned = plan(workspace, *ask(workspace, card, flags, settings, name), partial=partial)
+    leaks = audit.audit(planned)
+    audit.refuse(planned, leaks, "take other folds (--folds speaker)")
     with _alone(planned.folder):
         _begin(planned)
         _train(planned, jobs or _cores())
-        doc = _document(planned)
+        leaks += _audit_record(planned)
+        _write_audit(planned, leaks, [*audit.checks(planned), "fit", "search"])
+        audit.refuse(planned, leaks, f"remove {planned.folder} and run it again")
+        doc = _document(planned, leaks)
         report.write(planned.folder, doc)
     return {**doc, "table": report.table(doc)}
 
@@ -397,7 +415,7 @@ def _search(planned: Plan, crew: Crew, triple: tuple[str, int, str]) -> dict[str
         name = f"{planned.study.name}/{'/'.join(map(str, triple))}/{_fingerprint(planned)}"
         found = search(name, space, scores, settings, storage, told=lambda done: bar.update(done - bar.n))
     entry = {"arm": arm, "layer": layer, "head": head, "params": found.params, "validation_ua": found.value}
-    entry |= {"trials": found.trials, "pruned": found.pruned}
+    entry |= {"trials": found.trials, "pruned": found.pruned, "saw": crew.bench.searched(triple)}
     text = json.dumps([*known, entry], indent=2, ensure_ascii=False) + "\n"
     report.replace(planned.folder / "search.json", text)
     return entry
@@ -432,7 +450,18 @@ def _gather(planned: Plan, units: Sequence[Unit]) -> None:
     shutil.rmtree(planned.folder / "parts")
 
 
-def _document(planned: Plan) -> dict[str, Any]:
+def _audit_record(planned: Plan) -> list[audit.Finding]:
+    folder = planned.folder
+    return audit.audit_record(planned, _read_list(folder / "units.json"), _read_list(folder / "search.json"))
+
+
+def _write_audit(planned: Plan, leaks: Sequence[audit.Finding], checked: Sequence[str]) -> dict[str, Any]:
+    doc = audit.document(planned, leaks, checked)
+    report.replace(planned.folder / "audit.json", json.dumps(doc, indent=2, ensure_ascii=False) + "\n")
+    return doc
+
+
+def _document(planned: Plan, leaks: Sequence[audit.Finding]) -> dict[str, Any]:
     """What results.json holds."""
     import pandas as pd
 
@@ -461,7 +490,8 @@ def _document(planned: Plan) -> dict[str, Any]:
             for corpus, s in planned.sources.items()
         },
         "search": _read_list(planned.folder / "search.json"),
-        "notes": [*planned.notes, *_warned(planned.folder)],
+        "audit": [asdict(leak) for leak in leaks],
+        "notes": [*(leak.text for leak in leaks), *planned.notes, *_warned(planned.folder)],
     }
 
 
@@ -557,14 +587,56 @@ def open_study(workspace: Workspace, name: str | None = None) -> Finished:
         raise StudyError(
             f"study '{name}' is {'not finished; run it again' if begun else f'unknown{did_you_mean(name, done)}'}"
         )
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))["results"]
+    return Finished(_recorded(workspace, name), results)
+
+
+def _recorded(workspace: Workspace, name: str) -> Plan:
+    """The plan of a study that was begun. Raises StudyError where its caches are not what they were."""
+    folder = workspace.study(name)
     data = json.loads((folder / "study.json").read_text(encoding="utf-8"))
     own_heads = {n: cards.build(cards.Head, {**c, "name": n}) for n, c in data["settings"]["heads"].items()}
     planned = plan(workspace, cards.build(cards.Study, {**data["card"], "name": name}), own_heads, partial=True)
     now = json.loads(json.dumps(planned.settings()))
     if different := differences(data["settings"], now):
         raise StudyError(f"{folder}: what it was made of has changed since ({different[0]}); run a study anew")
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))["results"]
-    return Finished(planned, results)
+    return planned
+
+
+def audited(workspace: Workspace, name: str) -> dict[str, Any]:
+    """What leaks in a study, by its name: with its fits, searches and scalers where it is finished; or in a card.
+
+    Returns {study, passed, checked, findings: [{check, verdict, count, examples, folds, arms, text}]}. Raises
+    StudyError or CardError where there is none, and where its caches are missing or have changed.
+    """
+    begun = {path.parent.name for path in workspace.studies.glob("*/study.json")}
+    if name not in begun:
+        if not name.endswith(".toml") and name not in (known := {*begun, *workspace.card_names("studies")}):
+            raise StudyError(f"no study or card '{name}' in {workspace.studies}{did_you_mean(name, known)}")
+        planned = plan(workspace, *ask(workspace, name), partial=True)
+        return audit.document(planned, audit.audit(planned), audit.checks(planned))
+    planned = _recorded(workspace, name)
+    leaks, checked = audit.audit(planned), audit.checks(planned)
+    if (planned.folder / "predictions.parquet").is_file():
+        leaks += [*_audit_record(planned), *audit.audit_scalers(planned, _scalers(planned))]
+        checked += audit.RECORD
+    return _write_audit(planned, leaks, checked)
+
+
+def _scalers(planned: Plan) -> Iterator[audit.Scaler]:
+    """Each kept head that shows its scaler, and the mean of the rows that the plan gives it. LightGBM has none, and
+    that of a head stored as ONNX lies in its graph."""
+    bench = Bench(planned)
+    for unit in planned.units():
+        folder = head_folder(planned.folder, unit, planned.folds[unit.fold].name)
+        if unit.seed or not folder.is_dir():
+            continue
+        head: Any = heads.load(planned.heads[unit.head].kind, folder)
+        if not getattr(head, "standardize", hasattr(head, "mean_")):
+            continue
+        rows = bench.features(unit.layer, 0)[bench._training_rows(unit), 0].astype(np.float64)
+        fold = planned.folds[unit.fold].name
+        yield audit.Scaler({**unit._asdict(), "fold": fold}, head.mean_, head.scale_, rows.mean(0))
 
 
 def best(results: Sequence[Mapping[str, Any]], **wanted: Any) -> Choice:

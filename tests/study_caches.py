@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +50,12 @@ def write_cache(
     recipe: str = "exact",
     signal: float = 1.0,
     labels: str = "all",
+    twins: Sequence[tuple[int, int]] = (),
 ) -> Path:
-    """A cache of features in which each class lies around a corner of its own, the deeper the layer the clearer."""
+    """A cache of features in which each class lies around a corner of its own, the deeper the layer the clearer.
+
+    twins: pairs of rows whose sound is identical.
+    """
     corpus = rows[0].speaker.split(":")[0]
     card = cards.read(cards.Recipe, root / "cache" / f"{recipe}.toml")
     identity = Identity(
@@ -68,10 +74,11 @@ def write_cache(
     for i, row in enumerate(rows):
         if row.label != "xxx":
             noise[i, :, :, 0, class_of(row.label)] += signal * np.array([0.5, 1.0, 2.0])
+    digests = [hashlib.blake2b(row.id.encode(), digest_size=16).hexdigest() for row in rows]
+    for first, second in twins:
+        digests[second] = digests[first]
     with Cache.open(path, write=True) as cache:
-        cache.fill(
-            range(len(rows)), noise.astype(np.float16), [3.0] * len(rows), [f"{i:032x}" for i in range(len(rows))]
-        )
+        cache.fill(range(len(rows)), noise.astype(np.float16), [3.0] * len(rows), digests)
     return path
 
 
