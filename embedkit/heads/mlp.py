@@ -31,24 +31,37 @@ from embedkit.heads import Array, Validation, check_views, class_index, dense_on
 
 VIEWS = ("clean", "draw")
 ROUNDS = "epochs"
+ARRAYS = ("w1", "b1", "w2", "b2", "mix")
 
 
 class Network:
-    """x [row, dim] -> Linear -> activation -> dropout -> Linear -> logits [row, class].
+    """x [row, layers * dim] -> sum of layers -> Linear -> activation -> dropout -> Linear -> logits [row, class].
 
-    Weights are [in, out]. `parameters` holds all of them flat and `gradient` their gradient; w1, b1, w2, b2 and
-    g1, h1, g2, h2 are views into the two. Initial values are torch's own for Linear: uniform in +- 1 / sqrt(in).
+    The sum is weighted by softmax(mix) [layers]; with one layer there is nothing to weigh. Weights are [in, out].
+    `parameters` holds all of them flat and `gradient` their gradient; w1, b1, w2, b2, mix and g1, h1, g2, h2, g_mix are
+    views into the two. Initial values are torch's own for Linear: uniform in +- 1 / sqrt(in); layers begin alike.
     """
 
-    def __init__(self, dim: int, hidden: int, classes: int, activation: str, generator: torch.Generator):
-        shapes = [(dim, hidden), (hidden,), (hidden, classes), (classes,)]
+    def __init__(
+        self, dim: int, hidden: int, classes: int, activation: str, generator: torch.Generator, layers: int = 1
+    ):
+        shapes = [(dim, hidden), (hidden,), (hidden, classes), (classes,), (layers if layers > 1 else 0,)]
         sizes = [math.prod(shape) for shape in shapes]
-        bounds = torch.tensor([dim**-0.5, dim**-0.5, hidden**-0.5, hidden**-0.5]).repeat_interleave(torch.tensor(sizes))
+        ends = [dim**-0.5, dim**-0.5, hidden**-0.5, hidden**-0.5, 0.0]
+        bounds = torch.tensor(ends).repeat_interleave(torch.tensor(sizes))
         self.parameters = (2 * torch.rand(sum(sizes), generator=generator) - 1) * bounds
         self.gradient = torch.zeros_like(self.parameters)
-        self.w1, self.b1, self.w2, self.b2 = _pieces(self.parameters, shapes)
-        self.g1, self.h1, self.g2, self.h2 = _pieces(self.gradient, shapes)
-        self.activation = activation
+        self.w1, self.b1, self.w2, self.b2, self.mix = _pieces(self.parameters, shapes)
+        self.g1, self.h1, self.g2, self.h2, self.g_mix = _pieces(self.gradient, shapes)
+        self.activation, self.layers = activation, layers
+
+    def weights(self) -> Tensor:
+        """What each layer weighs [layers], with sum 1."""
+        return torch.softmax(self.mix, 0) if self.layers > 1 else torch.ones(1)
+
+    def summed(self, x: Tensor) -> Tensor:
+        """The weighted sum of a row's layers [row, dim]; after Yang et al., "SUPERB", 2021."""
+        return x if self.layers == 1 else (self.weights() @ x.view(len(x), self.layers, -1))
 
     def hidden(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """The hidden layer [row, hidden] and its slope there (None: 1 everywhere)."""
@@ -62,11 +75,12 @@ class Network:
         return h, None
 
     def logits(self, x: Tensor) -> Tensor:
-        return torch.addmm(self.b2, self.hidden(x)[0], self.w2)
+        return torch.addmm(self.b2, self.hidden(self.summed(x))[0], self.w2)
 
     def backward(self, x: Tensor, target: Tensor, gamma: float, mask: Tensor | None) -> None:
         """Fill `gradient` for one batch. target: a_y q [row, class]; mask: dropout's 0 or 1 / keep [row, hidden]."""
-        active, slope = self.hidden(x)
+        z = self.summed(x)
+        active, slope = self.hidden(z)
         if mask is not None:
             active = active * mask
         signal = focal_gradient(torch.addmm(self.b2, active, self.w2), target, gamma)
@@ -77,8 +91,12 @@ class Network:
             signal *= mask
         if slope is not None:
             signal *= slope
-        torch.mm(x.T, signal, out=self.g1)
+        torch.mm(z.T, signal, out=self.g1)
         torch.sum(signal, 0, out=self.h1)
+        if self.layers > 1:
+            each = torch.einsum("nld,nd->l", x.view(len(x), self.layers, -1), signal @ self.w1.T)
+            weights = self.weights()
+            torch.mul(weights, each - weights @ each, out=self.g_mix)
 
 
 def focal_gradient(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
@@ -143,7 +161,8 @@ class MLP(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     hidden: width; activation: "none", "relu" or "gelu"; dropout: share of the hidden layer; standardize: by the clean
     training rows; gamma, smoothing, class_weight ("balanced", None or a weight by class): the loss; lr (peak) and
-    weight_decay: AdamW; warmup: share of all steps; patience: so many epochs without a better validation UA end it.
+    weight_decay: AdamW; warmup: share of all steps; patience: so many epochs without a better validation UA end it;
+    layers: X holds so many layers one after another, and the head learns what each weighs (`layer_weights_`).
 
     With validation the weights of the epoch with the best UA are kept, without it those of the last; `best_epoch_`
     counts from 1. Deterministic by random_state: training runs on one thread.
@@ -163,6 +182,7 @@ class MLP(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         "epochs": [Interval(Integral, 1, None, closed="left")],
         "batch": [Interval(Integral, 1, None, closed="left")],
         "patience": [Interval(Integral, 1, None, closed="left")],
+        "layers": [Interval(Integral, 1, None, closed="left")],
         "random_state": ["random_state"],
     }
 
@@ -181,6 +201,7 @@ class MLP(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         epochs: int = 25,
         batch: int = 16,
         patience: int = 6,
+        layers: int = 1,
         random_state: Any = None,
     ):
         self.hidden = hidden
@@ -196,6 +217,7 @@ class MLP(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.epochs = epochs
         self.batch = batch
         self.patience = patience
+        self.layers = layers
         self.random_state = random_state
 
     def fit(self, X: Array, y: Array, *, views: Array | None = None, validation: Validation | None = None) -> MLP:
@@ -203,6 +225,8 @@ class MLP(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self._validate_params()
         X, y = validate_data(self, X, y, dtype=np.float32)
         check_views(X, views)
+        if X.shape[1] % self.layers:
+            raise ValueError(f"X has {X.shape[1]} features, which are not {self.layers} layers of one width")
         self.classes_, index = two_classes(y)
         self.mean_, self.scale_ = standard(X, self.standardize)
         seed = check_random_state(self.random_state).randint(2**31 - 1)
@@ -215,7 +239,13 @@ class MLP(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def _network(self, generator: torch.Generator) -> Network:
-        return Network(self.n_features_in_, self.hidden, len(self.classes_), self.activation, generator)
+        dim = self.n_features_in_ // self.layers
+        return Network(dim, self.hidden, len(self.classes_), self.activation, generator, self.layers)
+
+    @property
+    def layer_weights_(self) -> list[float]:
+        """What each layer weighs, with sum 1."""
+        return [float(weight) for weight in self.network_.weights()]
 
     def _scaled(self, X: Array) -> Tensor:
         if self.standardize:
@@ -305,9 +335,13 @@ def save(estimator: MLP, folder: Path) -> dict[str, Any]:
     from safetensors.numpy import save_file
 
     network = estimator.network_
-    arrays = {name: getattr(network, name).numpy() for name in ("w1", "b1", "w2", "b2")}
+    arrays = {name: getattr(network, name).numpy() for name in _arrays(estimator)}
     save_file({**arrays, "mean": estimator.mean_, "scale": estimator.scale_}, folder / "head.safetensors")
     return {"parameters": estimator.get_params(), "best_epoch": estimator.best_epoch_}
+
+
+def _arrays(estimator: MLP) -> tuple[str, ...]:
+    return ARRAYS if estimator.layers > 1 else ARRAYS[:-1]
 
 
 def load(folder: Path, meta: dict[str, Any]) -> MLP:
@@ -320,15 +354,16 @@ def load(folder: Path, meta: dict[str, Any]) -> MLP:
     estimator.mean_, estimator.scale_ = arrays["mean"], arrays["scale"]
     estimator.n_features_in_ = len(estimator.mean_)
     estimator.network_ = estimator._network(torch.Generator())
-    for name in ("w1", "b1", "w2", "b2"):
+    for name in _arrays(estimator):
         getattr(estimator.network_, name).copy_(torch.from_numpy(arrays[name]))
     return estimator
 
 
 def to_onnx(estimator: MLP, temperature: float) -> Any:
-    """The scaler goes into the first Gemm; without an activation both layers become one."""
+    """The layers' weights and the scaler go into the first Gemm; without an activation both Gemms become one."""
     network = estimator.network_
     w1, b1, w2, b2 = (getattr(network, name).numpy().astype(np.float64) for name in ("w1", "b1", "w2", "b2"))
+    w1 = np.kron(np.array(estimator.layer_weights_)[:, None], w1)
     layers = [(w1 @ w2, b1 @ w2 + b2)] if network.activation == "none" else [(w1, b1), (w2, b2)]
     activation = {"none": "", "relu": "Relu", "gelu": "Gelu"}[network.activation]
     return dense_onnx(layers, activation, estimator.mean_, estimator.scale_, temperature)

@@ -98,8 +98,8 @@ def test_paper_card_is_the_contract() -> None:
         "patience": 6,
     }  # fmt: skip
     assert card.fixed == expected
-    assert MLP(random_state=3).get_params() == expected | {"random_state": 3}
-    assert heads.build(card, seed=3).get_params() == expected | {"random_state": 3}  # type: ignore[attr-defined]
+    assert MLP(random_state=3).get_params() == expected | {"random_state": 3, "layers": 1}
+    assert heads.build(card, seed=3).get_params() == expected | {"random_state": 3, "layers": 1}  # type: ignore[attr-defined]
 
 
 SVC_CARD = {"estimator": "sklearn.svm.SVC"}
