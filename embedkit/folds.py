@@ -103,9 +103,9 @@ def clips(y: Words, k: int, seed: int) -> list[Fold]:
 def script(sessions: Words, scripts: Words, parts: int) -> list[Fold]:
     """Leave one session and one part of the scripts out: what is tested was said by others, and in other words.
 
-    scripts: [row], what is said, as `scripts` tells it; they are dealt into `parts`, the most frequent first, to the part
-    with the fewest rows. A fold tests a session's rows of one part; the next session's rows of that part validate, the
-    other sessions' rows of the other parts train. Raises StudyError as `loso`, and where scripts are unknown or too few.
+    scripts: [row], what is said, as `scripts` tells it; they are dealt into `parts`, the most frequent first, to the
+    part with the fewest rows. A fold tests a session's rows of one part; the next session's rows of that part validate,
+    the other sessions' rows of the other parts train. Raises StudyError as `loso`, and for unknown or too few scripts.
     """
     whole, words = loso(sessions), np.asarray(scripts)
     if (words == "").any():
