@@ -17,6 +17,7 @@ from torch import nn
 from embedkit.runtime.model import BLANK, sign
 
 OPSET, IR = 21, 10
+OUTPUTS = ("probabilities", "logits", "embedding")
 EMBEDDING = "clip_embedding"  # of a body alone: "embedding" is what the exporter calls a table's lookup
 
 
@@ -98,6 +99,7 @@ def merged(body: onnx.ModelProto, head: onnx.ModelProto, columns: Sequence[int],
     )
     names = {value.name: value.name.partition("/")[2] for value in (*whole.graph.input, *whole.graph.output)}
     _rename(whole.graph, {**names, f"body/{EMBEDDING}": "embedding"})
+    whole.graph.output.sort(key=lambda value: OUTPUTS.index(value.name))
     whole.graph.name = "embedkit"
     whole.producer_name, whole.producer_version = "embedkit", ""
     _one_opset_each(whole)

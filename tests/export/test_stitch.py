@@ -1,0 +1,164 @@
+"""From a corpus to a certified file with the verbs that a user runs, and back through the runtime."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from encoders_fixtures import tiny_hubert
+
+from embedkit import audio, cards, encoders, extract, study, workspace
+from embedkit.encoders.random_weights import distilhubert_geometry
+from embedkit.errors import CorpusError, EmbedkitError, EncoderError, StudyError, UserError
+from embedkit.export import certify, stitch
+from embedkit.runtime import Predictor
+
+CLASSES = ("anger", "happiness", "neutral", "sadness")
+
+
+def corpus(folder: Path) -> Path:
+    """A manifest of 32 clips: 4 speakers, 4 classes that differ in pitch and loudness. Returns the CSV."""
+    rng, lines = np.random.default_rng(0), ["file,speaker,label"]
+    for speaker in range(4):
+        for label, (pitch, loud) in zip(CLASSES, ((300, 0.9), (260, 0.5), (160, 0.3), (110, 0.1)), strict=True):
+            for take in range(2):
+                n = int(rng.integers(9_000, 16_000))
+                phase = np.cumsum(np.full(n, (pitch + 10 * speaker + 5 * take) / 16_000)) * 2 * np.pi
+                swell = np.exp(-(((np.arange(n) - n / 2) / (n / 5)) ** 2))
+                wave = loud * swell * np.sign(np.sin(phase)) * 0.8 + 0.001 * rng.normal(size=n)
+                name = f"{speaker}-{label}-{take}.wav"
+                soundfile.write(folder / name, wave, 16_000)
+                lines.append(f"{name},s{speaker},{label}")
+    (folder / "clips.csv").write_text("\n".join(lines) + "\n")
+    return folder / "clips.csv"
+
+
+def studied(root: Path, encoder: Path, csv: Path, recipe: str) -> workspace.Workspace:
+    """A workspace with a finished study of two heads on the encoder's last layer."""
+    space = workspace.init(root)
+    (root / "embedkit.toml").write_text(f'[corpora]\nclips = "{csv}"\n')
+    card = cards.read(cards.Recipe, space.card("cache", recipe))
+    extract.extract(space, "clips", recipe=card, encoder=str(encoder), views=0, jobs=1, progress=False)
+    flags = {"corpus": "clips", "recipe": recipe, "encoder": str(encoder), "folds": "speaker"}
+    flags["heads"] = ["logistic", "lightgbm"]
+    study.run(space, flags=flags, settings={"folds.k": 4}, name="made")
+    return space
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory: pytest.TempPathFactory) -> workspace.Workspace:
+    root = tmp_path_factory.mktemp("stitch")
+    (root / "clips").mkdir()
+    encoder = tiny_hubert(root / "tiny")
+    return studied(root / "space", encoder, corpus(root / "clips"), "exact")
+
+
+@pytest.fixture(scope="module")
+def made(space: workspace.Workspace) -> dict:
+    return stitch(space, head="logistic", clips=20)
+
+
+def test_the_file_lies_where_the_contract_says(space: workspace.Workspace, made: dict) -> None:
+    """studies/<study>/<head>-<profile>.onnx with its certificate beside it, and nothing half-written."""
+    path = space.studies / "made" / "logistic-size.onnx"
+    assert made["model"] == str(path)
+    assert made["bytes"] == path.stat().st_size
+    beside = json.loads(path.with_suffix(".certificate.json").read_text())
+    assert beside == json.loads(json.dumps(made["certificate"]))
+    assert not [p.name for p in path.parent.iterdir() if p.name.startswith(".logistic")]
+
+
+def test_the_certificate_says_what_it_is_of(made: dict) -> None:
+    """20 clips, agreement with torch to 1e-4 in float32, 8-bit weights, and the folds' own UA."""
+    certificate = made["certificate"]
+    assert certificate["clips"] == 20
+    assert certificate["float_against_torch"]["largest_change"] < 1e-4
+    assert certificate["float_against_torch"]["flips"] == 0
+    assert 0 < certificate["file_against_torch"]["mean_change"] < certify.LIMITS["size"]["mean_change"]
+    assert certificate["quantized"]["positional convolution"] == 1
+    assert certificate["weights"] == "random"
+    assert len(certificate["ua"]["folds"]) == 4
+
+
+def test_the_runtime_reads_the_file_and_agrees_with_torch(space: workspace.Workspace, made: dict) -> None:
+    """Metadata, and probabilities of every clip against prepare, pool and predict_proba."""
+    predictor = Predictor(made["model"])
+    meta = {key.removeprefix("embedkit."): value for key, value in predictor.meta.items()}
+    recipe = cards.Recipe.model_validate_json(meta["recipe"])
+    assert (meta["study"], meta["head"], meta["layer"], meta["profile"]) == ("made", "logistic", "2", "size")
+    assert (meta["encoder"], meta["weights"], meta["rate"]) == ("tiny", "random", "16000")
+    finished = study.open_study(space, "made")
+    head = finished.refit(study.best(finished.results, head="logistic"))
+    encoder = encoders.load(encoders.resolve(finished.plan.place))
+    for file in sorted(space.corpus_root("clips").parent.glob("*.wav"))[::3]:
+        wave = audio.read(file)
+        pooled = encoder.pool(audio.cut(audio.prepare(wave, recipe.sound), recipe.sound))
+        expected = head.predict_proba(pooled[-1, :1])[0]
+        np.testing.assert_allclose(predictor.probabilities(wave), expected, atol=0.05)
+
+
+def test_past_the_limits_no_file_is_left(
+    space: workspace.Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With a limit that nothing can keep: exit code 1, neither file nor certificate. A tree head on the way there."""
+    monkeypatch.setitem(certify.LIMITS, "size", {"mean_change": 0.0, "flips": 0.0})
+    with pytest.raises(EmbedkitError, match="no file is written") as raised:
+        stitch(space, head="lightgbm", output=tmp_path / "model.onnx", clips=8)
+    assert raised.value.exit_code == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_mistakes_end_in_one_line_before_the_long_work(
+    space: workspace.Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A wrong profile, head, folder or study, a corpus that is gone, weights that were exchanged."""
+    monkeypatch.setattr("embedkit.export._float_graph", lambda _: pytest.fail("the long work began"))
+    for error, wanted in (
+        (UserError, {"profile": "sise"}),
+        (StudyError, {"head": "logistics"}),
+        (StudyError, {"layer": 7}),
+        (StudyError, {"study": "mad"}),
+        (UserError, {"output": tmp_path / "no" / "model.onnx"}),
+        (StudyError, {"root": tmp_path / "no.csv"}),
+    ):
+        with pytest.raises(error) as raised:
+            stitch(space, **wanted)
+        assert raised.value.exit_code == 2
+        assert "\n" not in str(raised.value)
+    monkeypatch.setattr("embedkit.workspace.Workspace.settings", lambda _: {})
+    with pytest.raises(CorpusError):
+        stitch(space)
+
+
+def test_another_encoder_under_the_same_name_is_refused(space: workspace.Workspace) -> None:
+    """The study's features are of other weights than those that the folder now holds."""
+    place = Path(study.open_study(space, "made").plan.place)
+    before = (place / encoders.WEIGHTS).read_bytes()
+    tiny_hubert(place, seed=1)
+    try:
+        with pytest.raises(EncoderError, match="not those"):
+            stitch(space)
+    finally:
+        (place / encoders.WEIGHTS).write_bytes(before)
+
+
+@pytest.mark.slow
+def test_distilhuberts_geometry_fits_into_24_million_bytes(tmp_path: Path, shared: Path) -> None:
+    """All 8-bit, in the paper's size, and certified on real recordings."""
+    encoder = distilhubert_geometry(tmp_path / "distil")
+    space = workspace.init(tmp_path / "space")
+    card = cards.read(cards.Recipe, space.card("cache", "exact"))
+    root = shared / "data" / "ravdess"
+    extract.extract(
+        space, "ravdess", root=root, recipe=card, encoder=str(encoder), views=0, limit=64, jobs=1, progress=False
+    )
+    flags = {"corpus": "ravdess", "encoder": str(encoder), "folds": "speaker", "heads": ["logistic"]}
+    study.run(space, flags=flags, settings={"folds.k": 4}, name="made", partial=True)
+    made = stitch(space, root=root, clips=12)
+    assert made["bytes"] <= 24_000_000
+    counts = made["certificate"]["quantized"]
+    assert counts == {"convolution": 7, "head": 1, "linear": 13, "positional convolution": 1}
+    assert made["certificate"]["float_against_torch"]["largest_change"] < 1e-3
