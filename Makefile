@@ -9,7 +9,7 @@ demo: $(VENV)/ready
 	$(BIN)/embedkit demo
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .

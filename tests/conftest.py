@@ -19,3 +19,8 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no real recordings and weights at {SHARED}")
     return SHARED
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first, so that the other process has the rest to do meanwhile."""
+    items.sort(key=lambda item: item.path.name != "test_path.py")

@@ -117,6 +117,7 @@ def plain_whisper(folder: Path, wave: npt.NDArray[np.float32], loaded: dict = {}
     from transformers import AutoModel, WhisperFeatureExtractor
 
     if not loaded:
+        torch.set_num_threads(1)
         loaded["mel"] = WhisperFeatureExtractor.from_pretrained(folder)
         loaded["encoder"] = AutoModel.from_pretrained(folder, dtype=torch.float32).encoder.eval()
     mel = loaded["mel"](wave, sampling_rate=16_000, return_tensors="pt").input_features
