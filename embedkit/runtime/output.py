@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from embedkit.errors import UserError
-from embedkit.runtime.model import CLASSES
+from embedkit.runtime import CLASSES
 
 COLUMNS = ("file", "start", "end", "label", *CLASSES, "error")
 COLOURS = {"anger": "#c2384a", "happiness": "#b98200", "neutral": "#6b7280", "sadness": "#2f6fb7"}
