@@ -370,8 +370,10 @@ def pooled(states: torch.Tensor) -> npt.NDArray[np.float32]:
     """[layer, frame, dim] to [layer, 2, dim] float32: mean and standard deviation (ddof 0), summed in float64."""
     import torch
 
-    variance, mean = torch.var_mean(states.double(), dim=1, correction=0)
-    features: npt.NDArray[np.float32] = torch.stack((mean, variance.sqrt()), dim=1).float().cpu().numpy()
+    frames = states.double()
+    mean = frames.mean(1, keepdim=True)
+    std = (frames - mean).square_().mean(1, keepdim=True).sqrt_()  # torch.var takes twice as long
+    features: npt.NDArray[np.float32] = torch.cat((mean, std), dim=1).float().cpu().numpy()
     # A copy in numpy's own memory: torch's aligned blocks, kept among large ones that come and go, fragment the heap
     # (measured: 5 MB more a clip with what the caller keeps).
     return features.copy()

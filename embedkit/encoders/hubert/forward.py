@@ -75,7 +75,7 @@ class FirstConvolution(nn.Module):
         frames = torch.div(lengths - self.kernel, self.stride, rounding_mode="floor") + 1
         own = torch.arange(windows.shape[1], device=signal.device) < frames[:, None]
         weight, bias = self.folded(windows.double(), own[:, :, None].double())
-        return cast(Tensor, self.activation(torch.baddbmm(bias.to(dtype), windows.to(dtype), weight.to(dtype))))
+        return activated(self.activation, torch.baddbmm(bias.to(dtype), windows.to(dtype), weight.to(dtype)))
 
     def folded(self, windows: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
         """Weight [batch, kernel, channel] and bias [batch, 1, channel] that hold the norm over a clip's own windows."""
@@ -107,15 +107,22 @@ class Convolution(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         batch, frames, channels = hidden.shape
         frames = (frames - self.kernel) // self.stride + 1
-        out = hidden.new_zeros(1) if self.bias is None else self.bias
+        out = torch.empty(0)
         for i, weight in enumerate(self.weights):
             rows = hidden[:, i * self.stride :].as_strided(
                 (batch, frames, len(weight)), (hidden.stride(0), self.stride * channels, 1)
             )
             rows = rows.flatten(0, 1)  # no copy where the batch is one clip
-            out = torch.addmm(out, rows, weight) if i or self.bias is not None else torch.mm(rows, weight)
-        out = out.unflatten(0, (batch, frames))
-        return cast(Tensor, self.activation(out if self.norm is None else self.norm(out)))
+            out = out.addmm_(rows, weight) if i else F.linear(rows, weight.t(), self.bias)
+        out = out.view(batch, frames, -1)
+        return activated(self.activation, out if self.norm is None else self.norm(out))
+
+
+def activated(activation: nn.Module, hidden: Tensor) -> Tensor:
+    """activation(hidden), in hidden's own memory where it is GELU: fresh memory costs more than the function."""
+    if type(activation).__name__ == "GELUActivation":
+        return cast(Tensor, torch.ops.aten.gelu_(hidden))
+    return cast(Tensor, activation(hidden))
 
 
 class PositionalConvolution(nn.Module):
