@@ -279,9 +279,10 @@ function bar(name, i, window) {
   return rect;
 }
 
-/** A time axis with at most eight marks at round times. */
+/** A time axis with marks at round times: at most eight, four on a phone. */
 function ticks(seconds) {
-  const step = [1, 2, 4, 8, 16, 30, 60, 120, 300, 600, 1200, 1800].find((s) => seconds / s <= 8) ?? 3600;
+  const most = innerWidth < 560 ? 4 : 8;
+  const step = [1, 2, 4, 8, 16, 30, 60, 120, 300, 600, 1200, 1800].find((s) => seconds / s <= most) ?? 3600;
   const axis = element("div", { id: "ticks", "aria-hidden": "true" });
   for (let at = 0; at <= seconds * 0.97; at += step) {
     const mark = element("span", {}, clock(at));
