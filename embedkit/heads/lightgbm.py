@@ -53,7 +53,7 @@ class LightGBM(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def __init__(
         self,
-        n_estimators: int = 300,
+        n_estimators: int = 150,
         learning_rate: float = 0.1,
         num_leaves: int = 15,
         max_depth: int = -1,
