@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from embedkit import web
+from embedkit import cli, export, web
 from embedkit.errors import ModelError, UserError
 from embedkit.runtime import CLASSES, Predictor
+from embedkit.workspace import init
 
 WORDS = "[...document.querySelectorAll('#windows tr')].map(r => [...r.querySelectorAll('data')].map(d => +d.value))"
 
@@ -119,6 +120,24 @@ def test_the_server(loudness: Path, stand_in: Path, tmp_path: Path, served: Call
         web.server(tmp_path / "site", 99_999)
     with web.server(tmp_path / "site", 0) as another:
         assert another.server_address[0] == "127.0.0.1"
+
+
+def test_the_verbs(
+    loudness: Path, stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """stitch-export --web lays the page of the file that it made; serve refuses a folder without one."""
+    made = {"model": str(loudness), "bytes": 1_000, "certificate": {}}
+    monkeypatch.setattr(export, "stitch", lambda *_, **__: dict(made))
+    monkeypatch.setattr(web, "fetch", lambda: stand_in)
+    home = ["--workspace", str(init(tmp_path / "home").root)]
+    assert cli.run([*home, "stitch-export", "--web", str(tmp_path / "site"), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said.pop("web")["folder"] == str(tmp_path / "site")
+    assert said == made and (tmp_path / "site" / "index.html").is_file()
+    assert cli.run([*home, "stitch-export", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == made
+    assert cli.run(["serve", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 # ---------------------------------------------------------------- in a browser
