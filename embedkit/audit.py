@@ -255,9 +255,10 @@ def document(planned: Plan, findings: Sequence[Finding], checked: Sequence[str])
 
 
 def text(doc: Mapping[str, Any]) -> str:
-    """The same for people: a line a check, with what was found."""
+    """The same for people: a line a finding, then one for each check that found nothing."""
     said = {"fail": "FAIL", "allowed": "allowed", "report": "told"}
-    found = {f["check"]: (said[f["verdict"]], f["text"]) for f in doc["findings"]}
-    lines = [(check, *found.get(check, ("ok", "nothing found"))) for check in doc["checked"]]
+    lines = [(said[f["verdict"]], f["check"], f["text"]) for f in doc["findings"]]
+    clean = [check for check in doc["checked"] if check not in {f["check"] for f in doc["findings"]}]
+    lines += [("ok", check, "nothing found") for check in clean]
     verdict = "nothing leaks that is not allowed" if doc["passed"] else "leaks that the card does not allow by name"
-    return "\n".join([f"{doc['study']}: {verdict}", *(f"  {verdict:<8} {c:<10} {what}" for c, verdict, what in lines)])
+    return "\n".join([f"{doc['study']}: {verdict}", *(f"  {a:<8} {b:<10} {c}" for a, b, c in lines)])

@@ -277,24 +277,23 @@ def test_a_finished_study_is_held_against_its_record(finished: Workspace) -> Non
     scalers = list(study._scalers(study.open_study(finished, "s").plan))
     assert len(scalers) == 10 and all(np.abs(s.mean).max() > 0.01 for s in scalers)  # five folds of two heads
     unit, p = json.loads((finished.studies / "s" / "units.json").read_text())[0], study.open_study(finished, "s").plan
-    rows = study.Bench(p)._training_rows(p.units()[0])
+    rows = np.concatenate([p.folds[0].train, p.arms["iemocap+crema-d=0.5"]])
     assert unit["saw"]["train"] == p.seen(rows[::-1]) != p.seen(rows[1:])
 
 
 def test_a_fit_that_saw_test_rows_fails(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bench that hands test rows to one fold's fit: the study ends without results, and says which fit."""
-    rows = study.Bench._training_rows
+    init = study.Bench.__init__
 
-    def leaky(self: study.Bench, unit):
-        return np.r_[rows(self, unit), self.plan.folds[2].test[:1]] if unit.fold == 2 else rows(self, unit)
+    def leaky(self: study.Bench, p: Plan) -> None:
+        third = replace(p.folds[2], train=np.r_[p.folds[2].train, p.folds[2].test[:1]])
+        init(self, replace(p, folds=[*p.folds[:2], third, *p.folds[3:]]))
 
+    said = r"heads trained on, .* rows than the plan's: 1 \(iemocap/layer-2/quick, seed 0, fold Ses03\)"
     with monkeypatch.context() as m:
-        m.setattr(study.Bench, "_training_rows", leaky)
-        with pytest.raises(
-            StudyError,
-            match=r"heads trained on, .* rows than the plan's: 1 \(iemocap/layer-2/quick, seed 0, fold Ses03",
-        ):
-            study.run(workspace, flags={"heads": ["quick"]}, name="s")
+        m.setattr(study.Bench, "__init__", leaky)
+        with pytest.raises(StudyError, match=said):
+            study.run(workspace, flags={"heads": ["quick"]}, name="s", jobs=1)
     assert not (workspace.studies / "s" / "results.json").exists()
     doc = study.audited(workspace, "s")
     assert {f["check"]: f["folds"] for f in doc["findings"]} == {"fit": ["Ses03"], "scaler": ["Ses03"]}
