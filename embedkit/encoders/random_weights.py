@@ -71,7 +71,7 @@ def hubert_geometry(folder: Path, seed: int, config: Mapping[str, Any]) -> Path:
     (folder / PREPROCESSOR).write_text(json.dumps(preprocessor, indent=2) + "\n", encoding="utf-8")
     (folder / RANDOM_MARKER).write_text(f"seeded random weights (seed {seed}): nothing was learned\n", encoding="utf-8")
     weights = _weights(np.random.default_rng(seed), config)
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt", "weights": "random"})
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})  # two keys would change places from run to run
     return folder
 
 

@@ -62,3 +62,9 @@ class Whisper:
         """Frames that hear any of the clip: the log-mel hops by 160 samples, the second convolution strides by 2."""
         longest, hop = int(self._log_mel.n_samples), int(self._log_mel.hop_length)
         return math.ceil(min(samples, longest) / (2 * hop))
+
+    @property
+    def mel_filters(self) -> npt.NDArray[np.float64]:
+        """[frequency, mel], for a graph that makes the log-mel itself."""
+        filters: npt.NDArray[np.float64] = self._log_mel.mel_filters
+        return filters
