@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedkit.errors import ClipError, EmbedkitError
+from embedkit.runtime.model import options
 
 # The most that may change against torch: the mean change of a probability, and the share of clips whose label flips.
 # A label flips where two classes are close to equal, so a handful of clips may, whatever the error.
@@ -37,12 +38,10 @@ class Answers:
 
 
 def from_file(model: bytes) -> Callable[[Wave], Answer]:
-    """A file's bytes as a function of one clip's raw samples."""
+    """A file's bytes as a function of one clip's raw samples, under the runtime's own settings."""
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model, options(), providers=["CPUExecutionProvider"])
 
     def answer(wave: Wave) -> Answer:
         feeds = {"signal": wave[None], "lengths": np.array([len(wave)], np.int64)}
