@@ -104,7 +104,7 @@ def test_past_the_limits_no_file_is_left(
     space: workspace.Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """With a limit that nothing can keep: exit code 1, neither file nor certificate. A tree head on the way there."""
-    monkeypatch.setitem(certify.LIMITS, "size", {"mean_change": 0.0, "flips": 0.0})
+    monkeypatch.setitem(certify.LIMITS, "size", {"mean_change": -1.0, "flips": 0.0})
     with pytest.raises(EmbedkitError, match="no file is written") as raised:
         stitch(space, head="lightgbm", output=tmp_path / "model.onnx", clips=8)
     assert raised.value.exit_code == 1
