@@ -80,6 +80,7 @@ def options(threads: int | None = None) -> Any:
     made = onnxruntime.SessionOptions()
     made.intra_op_num_threads = threads or 0
     made.log_severity_level = 3  # errors only
+    made.enable_cpu_mem_arena = False  # windows differ in length inside the graph, and an arena grows with each new one
     made.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     return made
 
