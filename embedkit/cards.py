@@ -19,6 +19,9 @@ from embedkit.workspace import read_toml
 
 CLASSES = ("anger", "happiness", "neutral", "sadness")  # everywhere in this order
 
+# The names of scores, as in results: "ua", "f1.anger".
+METRICS = ("wa", "ua", "macro_f1", *(f"{kind}.{name}" for kind in ("f1", "recall", "precision") for name in CLASSES))
+
 LabelMap = dict[str, list[str]]  # class -> the corpus's own labels
 
 
@@ -117,9 +120,14 @@ class Head(Card):
 
 
 class Folds(Card):
-    kind: Literal["loso", "speaker", "shuffle"] = "loso"
-    k: int = Field(8, ge=3)  # folds of `speaker`; at most the number of speakers
-    seed: int = 0  # of `shuffle`
+    kind: Literal["loso", "speaker", "script", "clips", "shuffle"] = "loso"
+    k: int = Field(8, ge=3)  # folds of `speaker` (at most the number of speakers) and `clips`
+    scripts: int = Field(3, ge=2)  # parts of what is said, of `script`
+    seed: int = 0  # of `shuffle` and `clips`, and of what the next two draw
+    # What validates: the part that the next (or previous) fold tests; a random fifth of what is not tested; or the test
+    # rows themselves, which is a mistake that can be asked for.
+    validation: Literal["next", "previous", "random", "test"] = "next"
+    rows: int = Field(0, ge=0)  # cut each fold's training rows of the study's corpus to about so many; 0: all
 
 
 class Search(Card):
@@ -135,6 +143,31 @@ class Arm(Card):
 
     name: str = ""  # "": made of the corpora's names, e.g. "iemocap+crema-d=0.25"
     mix: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}  # corpus -> the share that joins every training set
+
+
+class Figure(Card):
+    """A figure as it is printed."""
+
+    mean: float
+    sd: float | None = None  # over the paper's folds
+
+
+class Paper(Card):
+    """What a paper printed, to be shown beside ours."""
+
+    source: str = ""
+    folds: int = Field(5, ge=2)  # behind each mean and sd
+    notes: list[str] = []  # where its words and its figures part
+    # An arm's "ua", "f1.anger", "weight.anger" (the mean class weight), ...; a corpus's "count.anger".
+    figures: dict[str, dict[str, Figure]] = {}
+
+    @model_validator(mode="after")
+    def _known_figures(self) -> Self:
+        for name, figures in self.figures.items():
+            for metric in figures:
+                if metric not in (known := [*METRICS, *(f"{k}.{c}" for k in ("count", "weight") for c in CLASSES)]):
+                    raise ValueError(f"figures.{name}: unknown metric '{metric}'{did_you_mean(metric, known)}")
+        return self
 
 
 Leak = Literal["speaker", "recording", "views", "partner", "text", "fit", "search", "scaler"]
@@ -158,13 +191,24 @@ class Study(Card):
     arms: list[Arm] = []  # []: one arm, the corpus alone
     test: str = ""  # another corpus, tested on as a whole by every fold's head
     folds: Folds = Folds()
-    heads: list[str] = Field(["mlp", "logistic", "lightgbm"], min_length=1)
-    layers: list[int] | Literal["last", "all"] = "last"  # each a result of its own
+    heads: list[str] = ["mlp", "logistic", "lightgbm"]  # []: nothing is trained, rows and weights are counted
+    # Each a result of its own: hidden_states[N], "last", "all" (each), "concat" (all of them, one after the other), or
+    # "weighted" (their sum, with softmax weights that a head of kind mlp learns).
+    layers: list[int | Literal["last", "all", "concat", "weighted"]] | Literal["last", "all"] = "last"
+    # Features are standardised by training rows ("global", or "corpus": each corpus by its own), or "speaker": by each
+    # speaker's own clips, those that are tested too. What a standardising head does is apart from it.
+    normalise: Literal["none", "global", "corpus", "speaker"] = "none"
+    align: Literal["none", "coral"] = "none"  # what is mixed in, to the study's corpus
     stats: list[Literal["mean", "std"]] = Field(["mean"], min_length=1, max_length=2)  # one after the other
     views: int | None = Field(None, ge=0)  # augmented views for the heads that want them; without: all that are cached
     seeds: int = Field(1, ge=1)  # 0..seeds-1
     search: Search = Search()
     audit: Audit = Audit()
+    compare: list[str] = ["ua"]  # by which scores results are tested against each other
+    paper: Paper | None = None
+    # A study of several parts: name -> what that part changes. Each is a study of its own, `<study>.<part>`.
+    parts: dict[str, dict[str, Any]] = {}
+    equal: bool = False  # all folds of all parts train on as many rows as the smallest
     labels: dict[str, LabelMap] = {}  # corpus -> label map; a corpus that is not named keeps its own default map
 
     @model_validator(mode="after")
@@ -173,6 +217,9 @@ class Study(Card):
             for name in mapping:
                 if name not in CLASSES:
                     raise ValueError(f"labels.{corpus}: unknown class '{name}'{did_you_mean(name, CLASSES)}")
+        for metric in self.compare:
+            if metric not in METRICS:
+                raise ValueError(f"compare: unknown score '{metric}'{did_you_mean(metric, METRICS)}")
         return self
 
 

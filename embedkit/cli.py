@@ -195,12 +195,14 @@ def _study(verbs: Any) -> None:
         help="a corpus that joins every training set, e.g. crema-d=1.0",
     )
     p.add_argument("--test", metavar="NAME", help="test on another corpus as a whole")
-    p.add_argument("--folds", metavar="KIND", help="loso, speaker or shuffle (default: loso)")
+    p.add_argument("--folds", metavar="KIND", help="loso, speaker, script, clips or shuffle (default: loso)")
     p.add_argument(
         "--head", action="append", default=[], metavar="NAME", help="cards of heads/ (default: mlp logistic lightgbm)"
     )
     p.add_argument(
-        "--layer", metavar="N|all", help="hidden_states[N]; all: each a result of its own (default: the last)"
+        "--layer",
+        metavar="N|all",
+        help="hidden_states[N]; all: each a result of its own; concat; weighted (default: last)",
     )
     p.add_argument("--seeds", type=int, metavar="N", help="seeds 0..N-1 (default: 1)")
     p.add_argument(
@@ -221,7 +223,7 @@ def _study(verbs: Any) -> None:
 
 def _run_study(args: argparse.Namespace) -> dict[str, Any]:
     from embedkit import cards
-    from embedkit.study import run as run_study
+    from embedkit.series import run as run_study
 
     flags = {
         "corpus": args.corpus,

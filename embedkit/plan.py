@@ -26,6 +26,7 @@ from embedkit.workspace import Workspace, read_toml
 
 # of a cache, kept for each row of a study
 COLUMNS = ("ids", "label", "speaker", "session", "dialogue", "text", "audio_digest")
+FORMS = ("last", "all", "concat", "weighted")  # of layers, beside numbers
 SAFE = "+= "  # characters that stay as they are where a name becomes that of a file
 
 
@@ -41,23 +42,58 @@ def ask(
 ) -> tuple[cards.Study, dict[str, cards.Head]]:
     """A study and its heads, from a card of studies/ (None: the defaults), what flags say, and dotted settings.
 
-    flags: corpus, recipe, encoder, mix (["crema-d=0.5"]), test, folds, heads, layer ("3", "all"), seeds, trials,
-    storage. settings: {"folds.k": 4, "heads.logistic.C": 0.05}; a head's parameter may stand without its `fixed.`.
+    card: a name, a path, or a name with one of its parts ("leak-ladder.speaker"). flags: corpus, recipe, encoder, mix
+    (["crema-d=0.5"]), test, folds, heads, layer ("3", "all"), seeds, trials, storage. settings: {"folds.k": 4,
+    "heads.logistic.C": 0.05}; a head's parameter may stand without its `fixed.`.
     The study's name: `name`, else the card's, else "<corpus>[+mix]-<folds>".
 
     Raises CardError for what is unknown or out of range, with the nearest right word.
     """
-    path = workspace.card("studies", card) if card else None
-    data = {**read_toml(path), "name": path.stem} if path else {}
+    path, part, data = _card(workspace, card)
     own, of_heads = _split(settings or {})
     study = cards.build(cards.Study, data, {**_overrides(flags or {}), **own}, where=str(path or "study"))
+    if study.parts and not part:
+        raise StudyError(f"study '{card}' has parts; name one of them: {', '.join(f'{card}.{p}' for p in study.parts)}")
     if study.test == study.corpus:
         raise StudyError(f"test: {study.test} is the study's own corpus; its folds test it, so leave --test out")
     study = study.model_copy(update={"arms": _named_arms(study)})
+    if name and part:
+        name = f"{name}.{part}"
     name = name or study.name or f"{study.arms[-1].name}-{study.folds.kind}"
     if not name.strip(".") or any(c in name for c in "/\\\0"):
         raise StudyError(f"--name {name!r}: a study's name is the name of its folder in studies/; leave out / and \\")
-    return study.model_copy(update={"name": name}), _head_cards(workspace, study.heads, of_heads)
+    return study.model_copy(update={"name": name, "parts": {}}), _head_cards(workspace, study.heads, of_heads)
+
+
+def parts(workspace: Workspace, card: str | None) -> list[str]:
+    """The parts of a card, in order; none for an ordinary study, or for one part of a study."""
+    _, part, data = _card(workspace, card)
+    return [] if part else list(data.get("parts", {}))
+
+
+def _card(workspace: Workspace, card: str | None) -> tuple[Path | None, str, dict[str, Any]]:
+    """Where a card lies, which of its parts is meant ("": none), and what it says, with what the part changes."""
+    if not card:
+        return None, "", {}
+    names, (base, _, part) = workspace.card_names("studies"), card.partition(".")
+    if card in names or card.endswith(".toml") or base not in names or not part:
+        path = workspace.card("studies", card)
+        return path, "", {**read_toml(path), "name": path.stem}
+    path = workspace.card("studies", base)
+    data = read_toml(path)
+    known = data.get("parts", {})
+    if part not in known or not isinstance(known[part], dict):
+        raise CardError(f"{path}: no part '{part}'{did_you_mean(part, known)}")
+    return path, part, {**_merged(data, known[part]), "name": card}
+
+
+def _merged(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A card with what one of its parts changes: tables key by key, all else as a whole."""
+    merged = dict(data)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
 
 
 def _overrides(flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,9 +103,9 @@ def _overrides(flags: Mapping[str, Any]) -> dict[str, Any]:
     if flags.get("mix"):
         result["arms"] = [{"mix": dict(_fraction(text) for text in flags["mix"])}]
     if layer := flags.get("layer"):
-        if layer not in ("all", "last") and not layer.isdecimal():
-            raise CardError(f"--layer {layer}: expected a number (hidden_states[N]), all or last")
-        result["layers"] = [int(layer)] if layer.isdecimal() else layer
+        if layer not in FORMS and not layer.isdecimal():
+            raise CardError(f"--layer {layer}: expected a number (hidden_states[N]), {', '.join(FORMS)}")
+        result["layers"] = layer if layer in ("all", "last") else [int(layer) if layer.isdecimal() else layer]
     return result
 
 
@@ -155,14 +191,19 @@ class Source:
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
+Layer = int | str  # hidden_states[N], "concat" or "weighted"
+Triple = tuple[str, Layer, str]  # (arm, layer, head)
+WHOLE = -1  # in place of a fold: every row of the study's corpus
+
+
 class Unit(NamedTuple):
     """One fit."""
 
     arm: str
-    layer: int
+    layer: Layer
     head: str
     seed: int
-    fold: int  # its place among the plan's folds
+    fold: int  # its place among the plan's folds, or WHOLE
 
     def folder(self) -> Path:
         """<arm>/layer-<N>/<head>, relative; what cannot stand in a file's name is quoted."""
@@ -179,7 +220,7 @@ class Plan:
     sources: Mapping[str, Source]  # the study's own corpus first
     folds: Sequence[Fold]  # `train` without what is mixed in
     arms: Mapping[str, Rows]  # arm -> the rows that join every training set
-    layers: Sequence[int]
+    layers: Sequence[Layer]
     views: int  # augmented views for the heads that want them
     labels: Mapping[str, cards.LabelMap]
     place: str  # the encoder: a hub id or a folder
@@ -206,7 +247,16 @@ class Plan:
         """Of the study's own cache; the others' have the same encoder and recipe."""
         return self.sources[self.study.corpus].identity
 
-    def triples(self) -> list[tuple[str, int, str]]:
+    def hidden(self, layer: Layer) -> list[int]:
+        """The hidden states whose features, one after the other, are those of a layer."""
+        return [layer] if isinstance(layer, int) else list(range(self.sources[self.study.corpus].layers))
+
+    def training(self, fold: int, arm: str) -> Rows:
+        """The rows that train in a fold (or WHOLE), with what the arm mixes in."""
+        own = np.arange(len(self.sources[self.study.corpus].rows)) if fold == WHOLE else self.folds[fold].train
+        return np.concatenate([own, self.arms[arm]])
+
+    def triples(self) -> list[Triple]:
         """(arm, layer, head) of every result. Layers come first, so that features are read once."""
         return [(arm, layer, head) for layer in self.layers for arm in self.arms for head in self.heads]
 
@@ -220,7 +270,8 @@ class Plan:
 
     def settings(self) -> dict[str, Any]:
         """All that decides the predictions, as JSON: two runs with the same settings give the same record."""
-        own = self.study.model_dump(mode="json", exclude={"name", "summary", "encoder", "labels", "layers", "views"})
+        told = {"name", "summary", "compare", "paper", "parts", "equal"}  # changes what is said, not what is done
+        own = self.study.model_dump(mode="json", exclude=told | {"encoder", "labels", "layers", "views"})
         own["search"].pop("storage")  # where trials are kept changes none of them; and it may hold a password
         return {
             **own,
@@ -248,6 +299,10 @@ def plan(
     """
     for card in head_cards.values():
         heads.check(card)
+        if "weighted" in study.layers and card.kind != "mlp":
+            raise StudyError(
+                f'layers: only heads of kind mlp learn weights of layers; leave out "weighted" or {card.name}'
+            )
     others = list(dict.fromkeys(corpus for arm in study.arms for corpus in arm.mix))
     names = list(dict.fromkeys(name for name in [study.corpus, study.test, *others] if name))
     recipe = cards.read(cards.Recipe, workspace.card("cache", study.recipe))
@@ -373,24 +428,30 @@ def _mixed(arm: cards.Arm, sources: Mapping[str, Source], start: Mapping[str, in
 
 def _folds(study: cards.Study, source: Source) -> list[Fold]:
     """The folds of the study's own corpus, whose rows are the first of all."""
-    if study.folds.kind == "loso":
-        return folds.loso(source.columns["session"])
-    if study.folds.kind == "speaker":
-        return folds.speaker(source.columns["speaker"], study.folds.k)
-    return folds.shuffle(source.y, study.folds.seed)
+    asked, columns, y = study.folds, source.columns, source.y
+    made = {
+        "loso": lambda: folds.loso(columns["session"]),
+        "speaker": lambda: folds.speaker(columns["speaker"], asked.k),
+        "script": lambda: folds.script(
+            columns["session"], folds.scripts(columns["dialogue"], columns["text"]), asked.scripts
+        ),
+        "clips": lambda: folds.clips(y, asked.k, asked.seed),
+        "shuffle": lambda: folds.shuffle(y, asked.seed),
+    }[asked.kind]()
+    made = folds.validated_by(made, asked.validation, y, asked.seed)
+    return folds.cut(made, asked.rows, y, asked.seed) if asked.rows else made
 
 
-def _layers(study: cards.Study, source: Source) -> list[int]:
-    if study.layers == "last":
-        return [source.layers - 1]
-    if study.layers == "all":
-        return list(range(source.layers))
-    for layer in study.layers:
-        if not 0 <= layer < source.layers:
+def _layers(study: cards.Study, source: Source) -> list[Layer]:
+    asked = [study.layers] if isinstance(study.layers, str) else study.layers
+    every: dict[Layer, list[Layer]] = {"last": [source.layers - 1], "all": list(range(source.layers))}
+    found = [layer for form in asked for layer in every.get(form, [form])]
+    for layer in found:
+        if isinstance(layer, int) and not 0 <= layer < source.layers:
             raise StudyError(f"layer {layer}: {source.identity.encoder} has layers 0 to {source.layers - 1}")
-    if not study.layers:
+    if not found:
         raise StudyError('layers = []: name at least one, or "last" or "all"')
-    return list(dict.fromkeys(study.layers))
+    return list(dict.fromkeys(found))
 
 
 def _views(
@@ -420,6 +481,30 @@ def _check_sides(planned: Plan) -> None:
                 raise StudyError(f"fold {fold.name}, arm {arm}: no training row of {name}; take other folds or labels")
 
 
+def _said_of_folds(study: cards.Study) -> Iterator[str]:
+    if study.folds.kind == "shuffle":
+        yield "one random split: the same speakers train and are tested, so this says nothing about a new speaker"
+    if study.folds.kind == "clips":
+        yield "random folds of clips: the same speakers train and are tested"
+    if study.folds.validation == "test":
+        yield "what validates is what is tested: the best epoch is picked on the test rows, so the figures flatter"
+    if study.folds.validation == "random":
+        yield "a random fifth validates, so its speakers train too: validation UA flatters"
+
+
+def _said_of_features(study: cards.Study) -> Iterator[str]:
+    said = {
+        "global": "features are standardised by all training rows",
+        "corpus": "features are standardised by each corpus's own training rows",
+        "speaker": "features are standardised by each speaker's own clips, those that are tested too: figures for a"
+        " speaker of whom much was heard before",
+    }
+    if study.normalise in said:
+        yield said[study.normalise]
+    if study.align == "coral":
+        yield "what is mixed in is aligned to the study's corpus (CORAL, fitted on training rows)"
+
+
 def _notes(planned: Plan) -> Iterator[str]:
     """What a reader of the figures must know."""
     study = planned.study
@@ -428,6 +513,8 @@ def _notes(planned: Plan) -> Iterator[str]:
             yield f"{corpus}: {source.missing} rows are not encoded yet and are left out (--partial)"
         if source.skipped:
             yield f"{corpus}: {source.skipped} rows were skipped at extraction and are left out"
+    yield from _said_of_folds(study)
+    yield from _said_of_features(study)
     wanting = [name for name, card in planned.heads.items() if card.views != "clean"]
     if wanting and not planned.views and study.views is None:
         yield f"no augmented views are cached: {', '.join(wanting)} trained on the clean ones"

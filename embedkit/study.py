@@ -10,7 +10,7 @@ One unit of work is one fit (arm, layer, head, seed, fold), written when it ends
     studies/<name>/search.json           of each search: the parameters found, trials, pruned, validation UA, rows seen
     studies/<name>/audit.json            what leaks, and what of it is allowed
     studies/<name>/heads/<arm>/layer-<N>/<head>/fold-<fold>/    the first seed's heads; final/ once one is exported
-    studies/<name>/results.json, report.md
+    studies/<name>/results.json, report.md, report.html, figures/
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from urllib.parse import quote
 import numpy as np
 import numpy.typing as npt
 
-from embedkit import __version__, audit, cards, heads, metrics, report
+from embedkit import __version__, adapt, audit, cards, heads, metrics, report
 from embedkit.cache import STATS, Cache
 from embedkit.cards import CLASSES
 from embedkit.errors import EmbedkitError, StudyError, did_you_mean
 from embedkit.folds import Rows
-from embedkit.plan import SAFE, Plan, Source, Unit, ask, plan
+from embedkit.plan import SAFE, WHOLE, Layer, Plan, Source, Triple, Unit, ask, plan
 from embedkit.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -61,51 +61,71 @@ class Bench:
 
     def __init__(self, planned: Plan) -> None:
         self.plan = planned
-        self._held: dict[tuple[int, int], npt.NDArray[np.float16]] = {}
+        self._held: dict[tuple[tuple[int, ...], int], npt.NDArray[np.float16]] = {}
+        self._adapted: dict[tuple[str, Layer, int], adapt.Adaptation] = {}
 
-    def features(self, layer: int, views: int) -> npt.NDArray[np.float16]:
-        """[row, 1 + views, dim]: of every row of the study; statistics lie one after the other in dim."""
-        if (layer, views) not in self._held:
+    def features(self, layer: Layer, views: int) -> npt.NDArray[np.float16]:
+        """[row, 1 + views, dim]: of every row of the study; in dim lie hidden states, and in each its statistics, one
+        after the other."""
+        hidden = tuple(self.plan.hidden(layer))
+        if (hidden, views) not in self._held:
             if len(self._held) > 1:
                 self._held.pop(next(iter(self._held)))
-            self._held[layer, views] = np.concatenate(
-                [self._read(source, layer, views) for source in self.plan.sources.values()]
+            self._held[hidden, views] = np.concatenate(
+                [self._read(source, hidden, views) for source in self.plan.sources.values()]
             )
-        return self._held[layer, views]
+        return self._held[hidden, views]
 
-    def _read(self, source: Source, layer: int, views: int) -> npt.NDArray[np.float16]:
+    def _read(self, source: Source, hidden: Sequence[int], views: int) -> npt.NDArray[np.float16]:
         stats = [STATS.index(name) for name in self.plan.study.stats]
         held = min(views, source.identity.views)  # a corpus that is only tested may have fewer
         with Cache.open(source.path) as cache:
-            read = cache.features(source.rows, views=range(held + 1), layers=(layer,), stats=stats)
-        block = np.full((len(read), 1 + views, read.shape[3] * read.shape[4]), np.nan, np.float16)
-        block[:, : held + 1] = read[:, :, 0].reshape(len(read), held + 1, -1)
+            read = cache.features(source.rows, views=range(held + 1), layers=hidden, stats=stats)
+        read = read.reshape(len(read), held + 1, -1)
+        block = np.full((len(read), 1 + views, read.shape[2]), np.nan, np.float16)
+        block[:, : held + 1] = read
         return block
 
-    def fit(self, unit: Unit, params: Mapping[str, Any], train: Rows, validate: Rows | None) -> heads.Estimator:
-        """A head trained on rows; `validate` only says when to stop.
+    def inputs(self, unit: Unit, rows: Rows, views: int = 0) -> npt.NDArray[np.float32]:
+        """[row, 1 + views, dim]: what the unit's head is given, normalised and aligned as the study asks."""
+        x, study = self.features(unit.layer, views), self.plan.study
+        if (study.normalise, study.align) == ("none", "none"):
+            return x[rows].astype(np.float32)
+        corpora, speakers = (self.plan.columns[name] for name in ("corpus", "speaker"))
+        if (place := (unit.arm, unit.layer, unit.fold)) not in self._adapted:
+            self._adapted = {key: each for key, each in self._adapted.items() if key[:2] == place[:2]}
+            train = self.plan.training(unit.fold, unit.arm)
+            self._adapted[place] = adapt.fit(
+                x[:, 0], train, corpora, speakers, normalise=study.normalise, align=study.align, own=study.corpus
+            )
+        groups = adapt.groups_of(study.normalise, corpora, speakers)[rows]
+        return self._adapted[place].apply(x[rows], groups, corpora[rows])
+
+    def fit(self, unit: Unit, params: Mapping[str, Any], validate: Rows | None) -> heads.Estimator:
+        """A head trained on the unit's rows; `validate` only says when to stop.
 
         Raises EmbedkitError that names the unit where the estimator fails.
         """
-        card = self.plan.heads[unit.head]
-        card = card.model_copy(update={"fixed": {**card.fixed, **params}})
+        card, y, train = self.plan.heads[unit.head], self.plan.y, self.plan.training(unit.fold, unit.arm)
+        layers = {"layers": len(self.plan.hidden(unit.layer))} if unit.layer == "weighted" else {}
+        card = card.model_copy(update={"fixed": {**card.fixed, **params, **layers}})
         views = self.plan.views if card.views != "clean" else 0
-        x, y = self.features(unit.layer, views), self.plan.y
         estimator = heads.build(card, unit.seed)
-        held = None if validate is None else (x[validate, 0].astype(np.float32), y[validate])
-        augmented = x[train, 1:].astype(np.float32) if views else None
+        x = self.inputs(unit, train, views)
+        held = None if validate is None else (self.inputs(unit, validate, views)[:, 0], y[validate])
         try:
             with one_thread():
-                estimator.fit(x[train, 0].astype(np.float32), y[train], views=augmented, validation=held)
+                estimator.fit(x[:, 0], y[train], views=x[:, 1:] if views else None, validation=held)
         except (ValueError, ArithmeticError, RuntimeError) as error:
             said = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise EmbedkitError(f"{unit.folder()}, seed {unit.seed}, fold {unit.fold + 1}: {said}") from error
         return estimator
 
-    def probabilities(self, estimator: heads.Estimator, layer: int, rows: Rows) -> npt.NDArray[np.float64]:
+    def probabilities(self, estimator: heads.Estimator, unit: Unit, rows: Rows) -> npt.NDArray[np.float64]:
         """[row, class] in CLASSES' order, of the clean view; 0 for a class that training had not."""
-        views = next((v for held, v in self._held if held == layer), 0)  # what is held has the clean view too
-        x = self.features(layer, views)[rows, 0].astype(np.float32)
+        hidden = tuple(self.plan.hidden(unit.layer))
+        views = next((v for held, v in self._held if held == hidden), 0)  # what is held has the clean view too
+        x = np.ascontiguousarray(self.inputs(unit, rows, views)[:, 0])
         result = np.zeros((len(rows), len(CLASSES)))
         with one_thread():
             result[:, [CLASSES.index(name) for name in estimator.classes_]] = estimator.predict_proba(x)
@@ -116,17 +136,17 @@ class Bench:
         fold = self.plan.folds[unit.fold]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", category=UserWarning)
-            estimator = self.fit(unit, params, self._training_rows(unit), fold.validate)
-        p = self.probabilities(estimator, unit.layer, fold.validate)
+            estimator = self.fit(unit, params, fold.validate)
+        p = self.probabilities(estimator, unit, fold.validate)
         return metrics.ua(self.plan.y[fold.validate], np.array(CLASSES)[p.argmax(1)])
 
     def train(self, unit: Unit, params: Mapping[str, Any]) -> None:
         """Fit, predict validation and test rows, keep the head (first seed), and then the unit's part of the record."""
-        fold, train = self.plan.folds[unit.fold], self._training_rows(unit)
+        fold, train = self.plan.folds[unit.fold], self.plan.training(unit.fold, unit.arm)
         begin = time.perf_counter()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", category=UserWarning)  # scikit-learn's ConvergenceWarning is one
-            estimator = self.fit(unit, params, train, fold.validate)
+            estimator = self.fit(unit, params, fold.validate)
         best = getattr(estimator, "best_epoch_", getattr(estimator, "best_iteration_", None))
         facts = {
             "best": None if best is None else int(best),
@@ -137,25 +157,24 @@ class Bench:
                 {str(w.message).strip().split("\n")[0] for w in caught if issubclass(w.category, UserWarning)}
             ),
         }
+        if unit.layer == "weighted":
+            facts["layer_weights"] = getattr(estimator, "layer_weights_")  # noqa: B009 (no head but the MLP has them)
         if unit.seed == 0:
             kind = self.plan.heads[unit.head].kind
             heads.save(kind, estimator, head_folder(self.plan.folder, unit, fold.name))
         rows = np.concatenate([fold.validate, fold.test])
-        columns = self._record(unit, rows, self.probabilities(estimator, unit.layer, rows))
+        columns = self._record(unit, rows, self.probabilities(estimator, unit, rows))
         _write_part(part_of(self.plan, unit), columns, facts)
 
     def saw(self, train: Rows, validate: Rows) -> dict[str, str]:
         """What the record says of the rows that a fit was given; the audit holds it against the plan."""
         return {"train": self.plan.seen(train), "validate": self.plan.seen(validate)}
 
-    def searched(self, triple: tuple[str, int, str]) -> dict[str, dict[str, str]]:
+    def searched(self, triple: Triple) -> dict[str, dict[str, str]]:
         """The same of a search, by fold: what `judge` is given."""
         units = [Unit(*triple, 0, fold) for fold in range(len(self.plan.folds))]
-        sides = [(self._training_rows(unit), self.plan.folds[unit.fold]) for unit in units]
+        sides = [(self.plan.training(unit.fold, unit.arm), self.plan.folds[unit.fold]) for unit in units]
         return {fold.name: self.saw(train, fold.validate) for train, fold in sides}
-
-    def _training_rows(self, unit: Unit) -> Rows:
-        return np.concatenate([self.plan.folds[unit.fold].train, self.plan.arms[unit.arm]])
 
     def _record(self, unit: Unit, rows: Rows, p: npt.NDArray[np.float64]) -> dict[str, Any]:
         """The unit's rows of predictions.parquet, by column."""
@@ -164,7 +183,10 @@ class Bench:
         return {
             "utterance": columns["ids"],
             **{name: columns[name] for name in ("corpus", "speaker", "session")},
-            **{name: [value] * n for name, value in zip(unit._fields, unit, strict=True) if name != "fold"},
+            "arm": [unit.arm] * n,
+            "layer": [str(unit.layer)] * n,
+            "head": [unit.head] * n,
+            "seed": [unit.seed] * n,
             "fold": [fold.name] * n,
             "split": ["validate"] * len(fold.validate) + ["test"] * len(fold.test),
             "label": self.plan.y[rows],
@@ -298,7 +320,11 @@ def run(
     Returns {study, results: [{arm, head, layer, encoder, wa, ua, macro_f1, f1}], table, ...}, the same as
     results.json. Raises StudyError, CardError or CacheError before anything trains.
     """
-    planned = plan(workspace, *ask(workspace, card, flags, settings, name), partial=partial)
+    return carry_out(plan(workspace, *ask(workspace, card, flags, settings, name), partial=partial), jobs)
+
+
+def carry_out(planned: Plan, jobs: int | None = None) -> dict[str, Any]:
+    """Do what is planned; see `run`."""
     leaks = audit.audit(planned)
     audit.refuse(planned, leaks, "take other folds (--folds speaker)")
     with _alone(planned.folder):
@@ -397,7 +423,7 @@ def _progress(total: int, what: str, done: int = 0) -> Iterator[Any]:
         yield bar
 
 
-def _search(planned: Plan, crew: Crew, triple: tuple[str, int, str]) -> dict[str, Any]:
+def _search(planned: Plan, crew: Crew, triple: Triple) -> dict[str, Any]:
     """The best parameters of one (arm, layer, head), kept in search.json."""
     from embedkit.search import search
 
@@ -432,7 +458,10 @@ def _read_list(path: Path) -> list[dict[str, Any]]:
 
 
 def _gather(planned: Plan, units: Sequence[Unit]) -> None:
-    """All parts as units.json and predictions.parquet, which says that the study is done; then the parts can go."""
+    """All parts as units.json and predictions.parquet, which says that the study is done; then the parts can go.
+    Without units (a study that only counts) there is nothing to gather."""
+    if not units:
+        return
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -461,15 +490,24 @@ def _write_audit(planned: Plan, leaks: Sequence[audit.Finding], checked: Sequenc
     return doc
 
 
-def _document(planned: Plan, leaks: Sequence[audit.Finding]) -> dict[str, Any]:
-    """What results.json holds."""
+def record(planned: Plan) -> pd.DataFrame:
+    """A finished study's predictions; see the head of this module."""
     import pandas as pd
 
+    return pd.read_parquet(planned.folder / "predictions.parquet")
+
+
+def _document(planned: Plan, leaks: Sequence[audit.Finding]) -> dict[str, Any]:
+    """What results.json holds."""
     study, identity = planned.study, planned.identity
-    predictions = pd.read_parquet(planned.folder / "predictions.parquet")
-    return {
+    predictions = record(planned) if planned.units() else None
+    results = [] if predictions is None else report.results(predictions, identity.encoder)
+    for result in results:
+        result |= _layer_weights(planned.folder, result)
+    doc: dict[str, Any] = {
         "study": study.name,
-        "results": report.results(predictions, identity.encoder),
+        "summary": study.summary,
+        "results": results,
         "corpus": study.corpus,
         "test": study.test,
         "recipe": study.recipe,
@@ -477,6 +515,7 @@ def _document(planned: Plan, leaks: Sequence[audit.Finding]) -> dict[str, Any]:
         "revision": identity.revision,
         "weights": "random" if identity.random else "pretrained",
         "folds": {"kind": study.folds.kind, "names": [fold.name for fold in planned.folds]},
+        "arms": {arm.name: dict(arm.mix) for arm in study.arms},
         "seeds": study.seeds,
         "views": planned.views,
         "rows": {
@@ -489,10 +528,32 @@ def _document(planned: Plan, leaks: Sequence[audit.Finding]) -> dict[str, Any]:
             }
             for corpus, s in planned.sources.items()
         },
+        "class_weights": _class_weights(planned),
+        "comparisons": [] if predictions is None else report.compared(predictions, results, study.compare),
         "search": _read_list(planned.folder / "search.json"),
         "audit": [asdict(leak) for leak in leaks],
         "notes": [*(leak.text for leak in leaks), *planned.notes, *_warned(planned.folder)],
     }
+    paper = study.paper.model_dump(mode="json") if study.paper else None
+    return {**doc, "paper": report.beside(doc, paper)}
+
+
+def _class_weights(planned: Plan) -> dict[str, dict[str, float]]:
+    """arm -> the mean over folds of the weights that balance the classes of its training rows."""
+    found = {}
+    for arm in planned.arms:
+        folds = [metrics.balanced_weights(planned.y[planned.training(i, arm)]) for i in range(len(planned.folds))]
+        found[arm] = {c: float(np.mean([f[c] for f in folds])) for c in CLASSES if all(c in f for f in folds)}
+    return found
+
+
+def _layer_weights(folder: Path, result: Mapping[str, Any]) -> dict[str, Any]:
+    """What a learned sum of layers weighs: mean and standard deviation (ddof 0) over folds and seeds."""
+    if result["layer"] != "weighted":
+        return {}
+    key = ("arm", "layer", "head")
+    fits = [u["layer_weights"] for u in _read_list(folder / "units.json") if all(u[k] == result[k] for k in key)]
+    return {"layer_weights": {"mean": np.mean(fits, 0).tolist(), "sd": np.std(fits, 0).tolist()}}
 
 
 def _warned(folder: Path) -> Iterator[str]:
@@ -511,7 +572,7 @@ class Choice(NamedTuple):
 
     arm: str
     head: str
-    layer: int
+    layer: Layer
 
 
 @dataclass(frozen=True)
@@ -523,14 +584,12 @@ class Finished:
 
     def predictions(self) -> pd.DataFrame:
         """The record; see the head of this module."""
-        import pandas as pd
-
-        return pd.read_parquet(self.plan.folder / "predictions.parquet")
+        return record(self.plan)
 
     def test_rows(self, choice: Choice) -> pd.DataFrame:
         """The record's test rows of the heads that are kept (first seed)."""
         rows = self.predictions()
-        chosen = (rows["arm"] == choice.arm) & (rows["layer"] == choice.layer) & (rows["head"] == choice.head)
+        chosen = (rows["arm"] == choice.arm) & (rows["layer"] == str(choice.layer)) & (rows["head"] == choice.head)
         return rows[chosen & (rows["seed"] == 0) & (rows["split"] == "test")].reset_index(drop=True)
 
     def fold_head(self, choice: Choice, fold: str) -> heads.Estimator:
@@ -551,8 +610,13 @@ class Finished:
         Where a fold's training stopped early, this one ends at the median of the folds' best epochs (iterations).
         Kept in heads/<arm>/layer-<N>/<head>/final/ and loaded from there the next time.
         """
-        unit = Unit(choice.arm, choice.layer, choice.head, 0, 0)
+        unit = Unit(choice.arm, choice.layer, choice.head, 0, WHOLE)
         folder, card = self.plan.folder / "heads" / unit.folder() / "final", self.plan.heads[choice.head]
+        if self.plan.study.normalise != "none":
+            raise StudyError(
+                f'study {self.plan.study.name}: an exported file cannot normalise = "{self.plan.study.normalise}";'
+                ' run and export a study with normalise = "none"'
+            )
         if folder.is_dir():
             return heads.load(card.kind, folder)
         params = self.params(choice)
@@ -563,8 +627,7 @@ class Finished:
         ]
         if best and heads.rounds(card):
             params[heads.rounds(card)] = max(1, round(float(np.median(best))))
-        own = np.arange(len(self.plan.sources[self.plan.study.corpus].rows))
-        estimator = Bench(self.plan).fit(unit, params, np.concatenate([own, self.plan.arms[choice.arm]]), None)
+        estimator = Bench(self.plan).fit(unit, params, None)
         draft = folder.with_name("final.draft")
         shutil.rmtree(draft, ignore_errors=True)
         heads.save(card.kind, estimator, draft)
@@ -634,7 +697,8 @@ def _scalers(planned: Plan) -> Iterator[audit.Scaler]:
         head: Any = heads.load(planned.heads[unit.head].kind, folder)
         if not getattr(head, "standardize", hasattr(head, "mean_")):
             continue
-        rows = bench.features(unit.layer, 0)[bench._training_rows(unit), 0].astype(np.float64)
+        train = planned.training(unit.fold, unit.arm)
+        rows = bench.inputs(unit, train)[:, 0].astype(np.float64)
         fold = planned.folds[unit.fold].name
         yield audit.Scaler({**unit._asdict(), "fold": fold}, head.mean_, head.scale_, rows.mean(0))
 

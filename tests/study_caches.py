@@ -51,6 +51,7 @@ def write_cache(
     signal: float = 1.0,
     labels: str = "all",
     twins: Sequence[tuple[int, int]] = (),
+    encoder: str = "ntu-spml/distilhubert",
 ) -> Path:
     """A cache of features in which each class lies around a corner of its own, the deeper the layer the clearer.
 
@@ -61,14 +62,14 @@ def write_cache(
     identity = Identity(
         corpus,
         card.model_dump(mode="json", include={"precision", "sound", "augment"}),
-        "ntu-spml/distilhubert",
+        encoder,
         "0" * 40,
         "1" * 64,
         random,
         views=views,
         labels=labels,
     )
-    path = root / "cache" / recipe / "ntu-spml--distilhubert" / f"{corpus}.h5"
+    path = root / "cache" / recipe / encoder.replace("/", "--") / f"{corpus}.h5"
     create(path, identity, rows, LAYERS, DIM)
     noise = np.random.default_rng(len(rows)).normal(size=(len(rows), 1 + views, LAYERS, 2, DIM))
     for i, row in enumerate(rows):

@@ -394,15 +394,16 @@ def test_a_finished_study_opens_with_its_heads(workspace: Workspace) -> None:
     assert study.best(finished.results, head="quick").head == "quick"
     with pytest.raises(StudyError, match="no result with head 'quik'; did you mean 'quick'"):
         study.best(finished.results, head="quik", arm=choice.arm)
-    bench = study.Bench(finished.plan)
+    bench, names = study.Bench(finished.plan), [fold.name for fold in finished.plan.folds]
     place = {u: i for i, u in enumerate(finished.plan.columns["ids"])}
     for head in ("net", "quick"):
         choice = study.Choice(choice.arm, head, 2)
         rows = finished.test_rows(choice)
         assert len(rows) == 200 and set(rows["seed"]) == {0}
         for fold, part in rows.groupby("fold"):
+            unit = study.Unit(choice.arm, 2, head, 0, names.index(fold))
             p = bench.probabilities(
-                finished.fold_head(choice, fold), 2, np.array([place[u] for u in part["utterance"]])
+                finished.fold_head(choice, fold), unit, np.array([place[u] for u in part["utterance"]])
             )
             np.testing.assert_allclose(part[[f"p_{c}" for c in CLASSES]], p, atol=1e-6)
 
@@ -414,9 +415,9 @@ def test_the_head_for_use_is_refitted_on_all_rows(workspace: Workspace, monkeypa
     units = json.loads((workspace.studies / "a" / "units.json").read_text())
     fits, fit = [], study.Bench.fit
 
-    def told(self, unit, params, train, validate):
-        fits.append((params, len(train), validate))
-        return fit(self, unit, params, train, validate)
+    def told(self, unit, params, validate):
+        fits.append((params, len(self.plan.training(unit.fold, unit.arm)), validate))
+        return fit(self, unit, params, validate)
 
     monkeypatch.setattr(study.Bench, "fit", told)
     choice = study.best(finished.results)

@@ -52,13 +52,18 @@ class Parts:
 
         return [CLASSES.index(name) for name in self.estimator.classes_]
 
+    @property
+    def layers(self) -> list[int]:
+        """The hidden states that the head's features are of, in their order."""
+        return self.study.plan.hidden(self.choice.layer)
+
 
 def stitch(
     workspace: Workspace,
     study: str | None = None,
     head: str | None = None,
     arm: str | None = None,
-    layer: int | None = None,
+    layer: int | str | None = None,
     profile: str = "size",
     output: Path | None = None,
     *,
@@ -160,10 +165,10 @@ def _body(parts: Parts) -> Any:
     if spec.family == "whisper":
         encoder: Any = encoders.load(spec)
         filters = torch.from_numpy(encoder.mel_filters)
-        return graph.body(model, parts.recipe.sound, [parts.choice.layer], stats, filters=filters)
+        return graph.body(model, parts.recipe.sound, parts.layers, stats, filters=filters)
     preprocessor = json.loads((spec.folder / encoders.PREPROCESSOR).read_text(encoding="utf-8"))
     normalize = preprocessor.get("do_normalize", True)  # transformers' own default
-    return graph.body(model, parts.recipe.sound, [parts.choice.layer], stats, normalize=normalize)
+    return graph.body(model, parts.recipe.sound, parts.layers, stats, normalize=normalize)
 
 
 def _ordinary(parts: Parts) -> Callable[[Wave], Answer]:
@@ -180,7 +185,7 @@ def _ordinary(parts: Parts) -> Callable[[Wave], Answer]:
 
     def answer(wave: Wave) -> Answer:
         states = encoder.pool(audio.cut(audio.prepare(wave, sound), sound), pad_to=pad_to)
-        embedding = states[parts.choice.layer, stats].reshape(-1)
+        embedding = states[parts.layers][:, stats].reshape(-1)
         probabilities = np.zeros(len(CLASSES))
         probabilities[parts.columns] = parts.estimator.predict_proba(embedding[None])[0]
         return probabilities, embedding
