@@ -145,6 +145,7 @@ def test_the_verbs(
 
 def heard(browser: Any, file: Path) -> list[list[float]]:
     """Probabilities (4) and milliseconds of each window that the page shows for a file."""
+    browser.run("document.body.dataset.state = 'asked'")
     browser.choose("#file", file)
     browser.wait("document.body.dataset.state === 'ready'")
     rows: list[list[float]] = browser.run(WORDS)
