@@ -57,6 +57,17 @@ class Parts:
         """The hidden states that the head's features are of, in their order."""
         return self.study.plan.hidden(self.choice.layer)
 
+    @property
+    def result(self) -> dict[str, Any]:
+        """What the study found for it."""
+        arm, head, layer = self.choice
+        return next(r for r in self.study.results if (r["arm"], r["head"], r["layer"]) == (arm, head, layer))
+
+    @property
+    def temperature(self) -> float:
+        """By which the head's logits are divided: the median of those that the folds' validation rows gave."""
+        return float(self.result["calibration"]["temperature"]["median"])
+
 
 def stitch(
     workspace: Workspace,
@@ -150,7 +161,7 @@ def _float_graph(parts: Parts) -> onnx.ModelProto:
 
     kind = parts.study.plan.heads[parts.choice.head].kind
     body = files.exported(_body(parts))
-    return files.merged(body, heads.to_onnx(kind, parts.estimator), parts.columns, len(CLASSES))
+    return files.merged(body, heads.to_onnx(kind, parts.estimator, parts.temperature), parts.columns, len(CLASSES))
 
 
 def _body(parts: Parts) -> Any:
@@ -172,10 +183,10 @@ def _body(parts: Parts) -> Any:
 
 
 def _ordinary(parts: Parts) -> Callable[[Wave], Answer]:
-    """The path that trained the head, in fp32: prepare, cut, pool, predict_proba. ClipError as it raises it."""
+    """The path that trained the head, in fp32: prepare, cut, pool, predict_proba, temperature. ClipError as it is."""
     import numpy as np
 
-    from embedkit import audio, encoders
+    from embedkit import audio, calibration, encoders
     from embedkit.cache import STATS
     from embedkit.cards import CLASSES
 
@@ -187,7 +198,8 @@ def _ordinary(parts: Parts) -> Callable[[Wave], Answer]:
         states = encoder.pool(audio.cut(audio.prepare(wave, sound), sound), pad_to=pad_to)
         embedding = states[parts.layers][:, stats].reshape(-1)
         probabilities = np.zeros(len(CLASSES))
-        probabilities[parts.columns] = parts.estimator.predict_proba(embedding[None])[0]
+        raw = parts.estimator.predict_proba(embedding[None])[0]
+        probabilities[parts.columns] = calibration.apply(raw, parts.temperature)
         return probabilities, embedding
 
     return answer
@@ -220,6 +232,7 @@ def _metadata(parts: Parts, profile: str) -> dict[str, str]:
         "arm": parts.choice.arm,
         "head": parts.choice.head,
         "layer": str(parts.choice.layer),
+        "temperature": f"{parts.temperature:.6g}",
         "profile": profile,
         "version": __version__,
     }
@@ -231,18 +244,18 @@ def _of(parts: Parts, profile: str, data: bytes) -> dict[str, Any]:
     from embedkit.runtime.model import file_digest
 
     arm, head, layer = parts.choice
-    result = next(r for r in parts.study.results if (r["arm"], r["head"], r["layer"]) == (arm, head, layer))
     return {
         "study": parts.study.plan.study.name,
         "arm": arm,
         "head": head,
         "layer": layer,
+        "temperature": parts.temperature,
         "encoder": parts.spec.id,
         "weights": "random" if parts.spec.random else "pretrained",
         "profile": profile,
         "bytes": len(data),
         "sha256": file_digest(data),
-        "ua": result["ua"],
+        "ua": parts.result["ua"],
     }
 
 

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from encoders_fixtures import tiny_hubert
 
-from embedkit import audio, cards, encoders, extract, study, workspace
+from embedkit import audio, calibration, cards, encoders, extract, study, workspace
 from embedkit.encoders.random_weights import distilhubert_geometry
 from embedkit.errors import CorpusError, EmbedkitError, EncoderError, StudyError, UserError
 from embedkit.export import certify, stitch
@@ -84,19 +84,22 @@ def test_the_certificate_says_what_it_is_of(made: dict) -> None:
 
 
 def test_the_runtime_reads_the_file_and_agrees_with_torch(space: workspace.Workspace, made: dict) -> None:
-    """Metadata, and probabilities of every clip against prepare, pool and predict_proba."""
+    """Metadata, and probabilities of every clip against prepare, pool and predict_proba at the folds' temperature."""
     predictor = Predictor(made["model"])
     meta = {key.removeprefix("embedkit."): value for key, value in predictor.meta.items()}
     recipe = cards.Recipe.model_validate_json(meta["recipe"])
     assert (meta["study"], meta["head"], meta["layer"], meta["profile"]) == ("made", "logistic", "2", "size")
     assert (meta["encoder"], meta["weights"], meta["rate"]) == ("tiny", "random", "16000")
     finished = study.open_study(space, "made")
-    head = finished.refit(study.best(finished.results, head="logistic"))
+    choice = study.best(finished.results, head="logistic")
+    head, kept = finished.refit(choice), next(r for r in finished.results if r["head"] == "logistic")["calibration"]
+    temperature = kept["temperature"]["median"]
+    assert abs(temperature - 1) > 0.01 and float(meta["temperature"]) == pytest.approx(temperature, rel=1e-5)
     encoder = encoders.load(encoders.resolve(finished.plan.place))
     for file in sorted(space.corpus_root("clips").parent.glob("*.wav"))[::3]:
         wave = audio.read(file)
         pooled = encoder.pool(audio.cut(audio.prepare(wave, recipe.sound), recipe.sound))
-        expected = head.predict_proba(pooled[-1, :1])[0]
+        expected = calibration.apply(head.predict_proba(pooled[-1, :1])[0], temperature)
         np.testing.assert_allclose(predictor.probabilities(wave), expected, atol=0.05)
 
 
