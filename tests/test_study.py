@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -251,37 +252,54 @@ def test_a_finished_unit_is_not_trained_again(workspace: Workspace, monkeypatch:
     assert len(trained) == 11  # a finished study trains nothing
 
 
+SLOWLY = """
+import sys, time
+from pathlib import Path
+from embedkit import study
+from embedkit.workspace import Workspace
+
+train = study.Bench.train
+
+def slow(self, *task):  # the workers import this script too
+    train(self, *task)
+    time.sleep(0.05)
+
+study.Bench.train, study.POOL_PAYS = slow, -1.0
+if __name__ == "__main__":
+    flags = {"heads": ["quick"], "seeds": 8}
+    study.run(Workspace(Path(sys.argv[1])), flags=flags, name="killed", jobs=2)
+"""
+
+
 @pytest.mark.slow
-def test_a_kill_costs_the_units_in_flight(workspace: Workspace) -> None:
-    """SIGKILL on a running study with workers: they end too, the lock falls, and the rest gives the same record."""
-    code = (
-        "import sys; from pathlib import Path; from embedkit import study; from embedkit.workspace import Workspace\n"
-        "if __name__ == '__main__':\n"
-        "    study.POOL_PAYS = -1.0\n"
-        f"    study.run(Workspace(Path({str(workspace.root)!r})), flags={{'heads': ['net'], 'seeds': 8}},"
-        " settings={'heads.net.epochs': 20, 'heads.net.patience': 20}, name=sys.argv[1], jobs=2)\n"
-    )
-    script = workspace.root / "go.py"
-    script.write_text(code)
-    running = subprocess.Popen([sys.executable, str(script), "killed"], start_new_session=True)
+def test_a_kill_costs_the_units_in_flight(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGKILL on a running study with workers: they end too, the lock falls, what was finished is not trained again,
+    and the rest gives the record of a study that was never stopped."""
+    (workspace.root / "go.py").write_text(SLOWLY)
+    running = subprocess.Popen([sys.executable, workspace.root / "go.py", workspace.root], start_new_session=True)
     parts = workspace.studies / "killed" / "parts"
-    for _ in range(15_000):
-        if len(list(parts.rglob("*.parquet"))) > 2:
-            break
-        time.sleep(0.02)
+    _until(lambda: len(list(parts.rglob("*.parquet"))) > 2 or running.poll() is not None)
     os.kill(running.pid, signal.SIGKILL)
-    running.wait()
+    assert running.wait() == -signal.SIGKILL
+    _until(lambda: not _alive(running.pid))  # the workers notice
     there = len(list(parts.rglob("*.parquet")))
     assert 2 < there < 40
-    for _ in range(200):  # the workers notice within moments
-        if not _alive(running.pid):
-            break
-        time.sleep(0.05)
-    assert not _alive(running.pid)
-    for name in ("killed", "whole"):
-        subprocess.run([sys.executable, str(script), name], check=True)
+
+    trained, train = [], study.Bench.train
+    monkeypatch.setattr(study.Bench, "train", lambda self, *task: (trained.append(task), train(self, *task)))
+    for name, fits in (("killed", 40 - there), ("whole", 40)):
+        study.run(workspace, flags={"heads": ["quick"], "seeds": 8}, name=name, jobs=1)
+        assert len(trained) == fits
+        trained.clear()
     bits = [(workspace.studies / name / "predictions.parquet").read_bytes() for name in ("killed", "whole")]
     assert bits[0] == bits[1]
+
+
+def _until(condition: Callable[[], bool], seconds: float = 300) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
 
 
 def _alive(group: int) -> bool:
