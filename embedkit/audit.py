@@ -8,11 +8,14 @@
     labels     identical sound under two classes                             told
     fit        a head that was trained on, or stopped by, other rows         fails
     search     a search that read more than training and validation rows     fails
-    scaler     a head's scaler whose mean is not that of its training rows   fails
+    scaler     a scaler that saw rows that are tested                        fails
 
-The first six look at a plan, before anything trains; the others hold what a study kept against its plan. What fails is
-allowed by its name in the card: `[audit] allow = ["speaker"]`. Folds of clips (`shuffle`, `clips`) are a way to ask for
-crossing speakers, so they allow `speaker`; that leak is told all the same.
+The first six look at a plan, before anything trains; fit and search hold what a study kept against its plan. Scalers
+are looked at both times: whether the plan has features standardised by what is tested (`normalise = "speaker"`), and
+whether a kept head's scaler has the mean of its training rows.
+
+What fails is allowed by its name in the card: `[audit] allow = ["speaker"]`. Folds of clips (`shuffle`, `clips`) are a
+way to ask for crossing speakers, so they allow `speaker`; that leak is told all the same.
 """
 
 from __future__ import annotations
@@ -68,7 +71,8 @@ class Finding:
 
 def checks(planned: Plan) -> list[str]:
     """What is looked for in a plan; without augmented views there is nothing to look for among them."""
-    return [*(check for check in CROSSING if check != "views" or planned.views), "labels"]
+    scaler = ["scaler"] if planned.study.normalise != "none" else []
+    return [*(check for check in CROSSING if check != "views" or planned.views), "labels", *scaler]
 
 
 def audit(planned: Plan) -> list[Finding]:
@@ -85,6 +89,7 @@ def audit(planned: Plan) -> list[Finding]:
         or _crossing(planned, "partner", _joined(planned, "dialogue")),
         _crossing(planned, "text", _joined(planned, "text")),
         _labels(planned, names),
+        _own_scaler(planned),
     ]
     return [finding for finding in found if finding]
 
@@ -161,6 +166,19 @@ def _labels(planned: Plan, names: Words) -> Finding | None:
     return Finding("labels", "report", len(twins), shown, [], [], text)
 
 
+def _own_scaler(planned: Plan) -> Finding | None:
+    """Features that are standardised by the very clips that test them."""
+    if planned.study.normalise != "speaker":
+        return None
+    tested = np.unique(planned.columns["speaker"][np.concatenate([fold.test for fold in planned.folds])]).tolist()
+    text = (
+        f'normalise = "speaker" standardises the clips of each of {len(tested)} tested speakers by those very clips, so'
+        " these figures are for a speaker of whom much was heard before"
+    )
+    shown, in_folds = folds.natural(tested)[:EXAMPLES], [fold.name for fold in planned.folds]
+    return Finding("scaler", _verdict(planned, "scaler"), len(tested), shown, in_folds, list(planned.arms), text)
+
+
 def _short(examples: Sequence[str], count: int) -> str:
     return ", ".join([*examples[:SHOWN], *(["..."] if count > SHOWN else [])])
 
@@ -234,13 +252,16 @@ def _fit(facts: Mapping[str, Any]) -> str:
 # ---------------------------------------------------------------- told
 
 
-def refuse(planned: Plan, findings: Sequence[Finding], remedy: str) -> None:
+def refuse(planned: Plan, findings: Sequence[Finding]) -> None:
     """Raise StudyError where something fails, in one line: the first such finding, and how it can be allowed."""
     failing = [finding for finding in findings if finding.verdict == "fail"]
     if failing:
         names = [finding.check for finding in failing]
         also = f" (and {', '.join(names[1:])})" if names[1:] else ""
         allow = json.dumps([*planned.study.audit.allow, *names])
+        again = f"remove {planned.folder} and run it again"
+        remedies = {"fit": again, "search": again, "scaler": "normalise in another way"}
+        remedy = remedies.get(names[0], "take other folds (--folds speaker)")
         raise StudyError(f"audit: {failing[0].text}{also}; {remedy}, or allow it by name: --set 'audit.allow={allow}'")
 
 
@@ -255,7 +276,10 @@ def document(planned: Plan, findings: Sequence[Finding], checked: Sequence[str])
 
 
 def text(doc: Mapping[str, Any]) -> str:
-    """The same for people: a line a finding, then one for each check that found nothing."""
+    """The same for people: a line a finding, then one for each check that found nothing. Of each part, where there are
+    several."""
+    if "parts" in doc:
+        return "\n".join(map(text, doc["parts"].values()))
     said = {"fail": "FAIL", "allowed": "allowed", "report": "told"}
     lines = [(said[f["verdict"]], f["check"], f["text"]) for f in doc["findings"]]
     clean = [check for check in doc["checked"] if check not in {f["check"] for f in doc["findings"]}]

@@ -262,7 +262,7 @@ def _audit(verbs: Any) -> None:
 
 
 def _run_audit(args: argparse.Namespace) -> dict[str, Any]:
-    from embedkit.study import audited
+    from embedkit.series import audited
 
     return audited(_workspace(args), args.study)
 
@@ -271,6 +271,10 @@ def _show_audit(r: dict[str, Any]) -> str:
     from embedkit.audit import text
 
     return text(r)
+
+
+def _layer(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
 
 
 def _stitch_export(verbs: Any) -> None:
@@ -284,7 +288,7 @@ def _stitch_export(verbs: Any) -> None:
     p.add_argument("study", nargs="?", metavar="STUDY", help="default: the newest finished study")
     p.add_argument("--head", metavar="NAME", help="default: with arm and layer, the best mean validation UA")
     p.add_argument("--arm", metavar="NAME")
-    p.add_argument("--layer", type=int, metavar="N")
+    p.add_argument("--layer", type=_layer, metavar="N", help="a number, concat or weighted")
     p.add_argument(
         "--profile", default="size", choices=["size", "float"], help="size: all 8-bit (default); float: the reference"
     )

@@ -75,16 +75,25 @@ def _card(workspace: Workspace, card: str | None) -> tuple[Path | None, str, dic
     """Where a card lies, which of its parts is meant ("": none), and what it says, with what the part changes."""
     if not card:
         return None, "", {}
-    names, (base, _, part) = workspace.card_names("studies"), card.partition(".")
-    if card in names or card.endswith(".toml") or base not in names or not part:
-        path = workspace.card("studies", card)
-        return path, "", {**read_toml(path), "name": path.stem}
+    base, part = _place(workspace, card)
     path = workspace.card("studies", base)
     data = read_toml(path)
+    if not part:
+        return path, "", {**data, "name": path.stem}
     known = data.get("parts", {})
     if part not in known or not isinstance(known[part], dict):
         raise CardError(f"{path}: no part '{part}'{did_you_mean(part, known)}")
-    return path, part, {**_merged(data, known[part]), "name": card}
+    return path, part, {**_merged(data, known[part]), "name": f"{path.stem}.{part}"}
+
+
+def _place(workspace: Workspace, card: str) -> tuple[str, str]:
+    """("leak-ladder", "speaker") of "leak-ladder.speaker", ("a/b.toml", "c") of "a/b.toml.c"; "" for the whole card."""
+    names = workspace.card_names("studies")
+    base, dot, part = card.rpartition(".toml.")
+    if dot:
+        return f"{base}.toml", part
+    base, _, part = card.partition(".")
+    return (base, part) if part and base in names and card not in names and not card.endswith(".toml") else (card, "")
 
 
 def _merged(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -496,9 +505,7 @@ def _said_of_features(study: cards.Study) -> Iterator[str]:
     said = {
         "global": "features are standardised by all training rows",
         "corpus": "features are standardised by each corpus's own training rows",
-        "speaker": "features are standardised by each speaker's own clips, those that are tested too: figures for a"
-        " speaker of whom much was heard before",
-    }
+    }  # what "speaker" is, the audit says
     if study.normalise in said:
         yield said[study.normalise]
     if study.align == "coral":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from embedkit import plan as plans
@@ -51,11 +52,26 @@ def run(
     for part, each in whole.items():
         docs[part] = study.carry_out(each, jobs)
         docs[part].pop("table")
-    folder = workspace.study(name or str(card))
+    folder = workspace.study(name or Path(str(card)).name.removesuffix(".toml"))
     folder.mkdir(parents=True, exist_ok=True)
     doc = json.loads(json.dumps(_document(folder.name, whole, docs)))
     report.write(folder, doc, "series.json")
     return {**doc, "table": report.table(doc)}
+
+
+def audited(workspace: Workspace, name: str) -> dict[str, Any]:
+    """What leaks in a study, by its name, or in a card; see `study.audited`. Of parts: {study, passed, parts}."""
+    file = workspace.study(name) / "series.json" if not name.endswith(".toml") else None
+    if file and file.is_file():
+        names = {p: facts["study"] for p, facts in json.loads(file.read_text(encoding="utf-8"))["parts"].items()}
+    elif file is None or name in workspace.card_names("studies"):  # a card, by its path or its name
+        names = {part: f"{name}.{part}" for part in plans.parts(workspace, name)}
+    else:
+        names = {}
+    if not names:
+        return study.audited(workspace, name)
+    docs = {part: study.audited(workspace, each) for part, each in names.items()}
+    return {"study": name, "passed": all(doc["passed"] for doc in docs.values()), "parts": docs}
 
 
 def _document(name: str, whole: Mapping[str, Plan], docs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

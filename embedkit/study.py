@@ -326,13 +326,13 @@ def run(
 def carry_out(planned: Plan, jobs: int | None = None) -> dict[str, Any]:
     """Do what is planned; see `run`."""
     leaks = audit.audit(planned)
-    audit.refuse(planned, leaks, "take other folds (--folds speaker)")
+    audit.refuse(planned, leaks)
     with _alone(planned.folder):
         _begin(planned)
         _train(planned, jobs or _cores())
         leaks += _audit_record(planned)
         _write_audit(planned, leaks, [*audit.checks(planned), "fit", "search"])
-        audit.refuse(planned, leaks, f"remove {planned.folder} and run it again")
+        audit.refuse(planned, leaks)
         doc = _document(planned, leaks)
         report.write(planned.folder, doc)
     return {**doc, "table": report.table(doc)}
@@ -674,7 +674,8 @@ def audited(workspace: Workspace, name: str) -> dict[str, Any]:
     """
     begun = {path.parent.name for path in workspace.studies.glob("*/study.json")}
     if name not in begun:
-        if not name.endswith(".toml") and name not in (known := {*begun, *workspace.card_names("studies")}):
+        known = {*begun, *workspace.card_names("studies")}
+        if ".toml" not in name and name.partition(".")[0] not in known:  # of "leak-ladder.script" the card is known
             raise StudyError(f"no study or card '{name}' in {workspace.studies}{did_you_mean(name, known)}")
         planned = plan(workspace, *ask(workspace, name), partial=True)
         return audit.document(planned, audit.audit(planned), audit.checks(planned))
@@ -682,7 +683,7 @@ def audited(workspace: Workspace, name: str) -> dict[str, Any]:
     leaks, checked = audit.audit(planned), audit.checks(planned)
     if (planned.folder / "predictions.parquet").is_file():
         leaks += [*_audit_record(planned), *audit.audit_scalers(planned, _scalers(planned))]
-        checked += audit.RECORD
+        checked = list(dict.fromkeys([*checked, *audit.RECORD]))
     return _write_audit(planned, leaks, checked)
 
 

@@ -191,7 +191,11 @@ def test_every_way_to_normalise(workspace: Workspace) -> None:
     """Six parts; by speaker it says whose sound it takes, and no file can be made of it."""
     doc = run(workspace, "normalisation", ["quick"])
     assert list(doc["parts"]) == ["none", "global", "corpus", "speaker", "coral", "corpus-coral"]
-    assert any(n.startswith("speaker: ") and "those that are tested too" in n for n in doc["notes"])
+    assert any(n.startswith("speaker: ") and "by those very clips" in n for n in doc["notes"])
+    told = series.audited(workspace, "normalisation")
+    assert told["passed"] and list(told["parts"]) == list(doc["parts"])
+    assert [f["verdict"] for f in told["parts"]["speaker"]["findings"] if f["check"] == "scaler"] == ["allowed"]
+    assert all(not told["parts"][p]["findings"] for p in ("none", "global", "corpus", "coral"))
     finished = study.open_study(workspace, "normalisation.speaker")
     with pytest.raises(StudyError, match='cannot normalise = "speaker"'):
         finished.refit(study.best(finished.results))
@@ -203,7 +207,13 @@ def test_every_way_to_normalise(workspace: Workspace) -> None:
 @pytest.mark.parametrize("align", ["none", "coral"])
 def test_a_head_is_given_normalised_features(workspace: Workspace, how: str, align: str) -> None:
     """The predictions of a fold equal scikit-learn's on rows scaled (and turned) by hand, to 1e-4."""
-    own = {"normalise": how, "align": align, "heads.quick.max_iter": 5000, "heads.quick.tol": 1e-8}
+    own = {
+        "normalise": how,
+        "align": align,
+        "audit.allow": ["scaler"],
+        "heads.quick.max_iter": 5000,
+        "heads.quick.tol": 1e-8,
+    }
     flags = {"heads": ["quick"], "mix": ["crema-d=0.5"], "layer": "1"}
     series.run(workspace, None, flags, own, name=f"by-{how}-{align}", jobs=1)
     finished = study.open_study(workspace, f"by-{how}-{align}")
@@ -242,6 +252,7 @@ def features(source: plan.Source) -> np.ndarray:
             {"layers": ["concat", "weighted"], "heads": ["quick"]},
             "only heads of kind mlp learn weights of layers",
         ),
+        (None, {"normalise": "speaker"}, "of whom much was heard.*allow it by name: .*scaler"),
         (None, {"compare": ["f1.angry"]}, "unknown score 'f1.angry'.*f1.anger"),
         (None, {"folds.validation": "previous", "folds.kind": "shuffle"}, "only for folds loso, speaker and clips"),
         (None, {"folds.kind": "script", "folds.scripts": 9}, "needs at least 9 scripts"),
@@ -267,3 +278,12 @@ def test_a_part_runs_by_itself_and_a_whole_has_no_plan(workspace: Workspace) -> 
         plan.ask(workspace, "encoders")
     with pytest.raises(CardError, match="no card"):
         plan.ask(workspace, "encoder.small")
+
+
+def test_a_card_of_parts_by_its_path(workspace: Workspace, tmp_path: Path) -> None:
+    """A card may lie anywhere: its parts run, and are audited, as those of a named one."""
+    card = tmp_path / "mine.toml"
+    card.write_text('heads = ["quick"]\nlayers = [1]\n[parts.a]\nfolds.k = 4\n[parts.b]\nfolds.kind = "speaker"\n')
+    assert list(series.audited(workspace, str(card))["parts"]) == ["a", "b"]
+    assert series.run(workspace, str(card), jobs=1)["study"] == "mine"
+    assert {p.name for p in workspace.studies.glob("mine*")} == {"mine", "mine.a", "mine.b"}
