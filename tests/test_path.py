@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 
-from embedkit import cli
+from embedkit import cli, export
 from embedkit.cache import Cache
 from embedkit.cards import CLASSES
 from embedkit.workspace import init
@@ -20,6 +22,8 @@ pytestmark = pytest.mark.slow
 
 CLASS_OF = {"neutral": "neutral", "calm": "neutral", "happy": "happiness", "sad": "sadness", "angry": "anger"}
 LAYER, C = 3, 0.05
+TAKES = "*-01-01-[01][0-9].flac"  # first statement and repetition: every label of 16 actors, 9 clips of each
+CLIPS = 144
 
 
 def embedkit(workspace: Path, *argv: str, capsys: pytest.CaptureFixture[str]) -> dict:
@@ -30,15 +34,22 @@ def embedkit(workspace: Path, *argv: str, capsys: pytest.CaptureFixture[str]) ->
     return json.loads(out)
 
 
+def recordings(root: Path) -> list[Path]:
+    return sorted(root.rglob(TAKES))
+
+
 @pytest.fixture(scope="module")
 def workspace(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace with RAVDESS's 576 real clips cached through the real Whisper encoder, and the study on them."""
+    """A workspace with real clips of RAVDESS cached through the real Whisper encoder, and the study on them."""
     root = init(tmp_path_factory.mktemp("real")).root
-    (root / "embedkit.toml").write_text(
-        f'[corpora]\nravdess = "{shared / "data" / "ravdess"}"\ncrema-d = "{shared / "data" / "crema-d"}"\n'
-    )
+    corpus = root / "ravdess"
+    for clip in recordings(shared / "data" / "ravdess"):
+        (corpus / clip.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(clip, corpus / clip.parent.name / clip.name)
+    (root / "embedkit.toml").write_text(f'[corpora]\nravdess = "{corpus}"\n')
     encoder = str(shared / "weights" / "whisper-tiny.en-encoder")
     extract = ["extract", "--corpus", "ravdess", "--recipe", "plain", "--encoder", encoder, "--views", "0"]
+    extract += ["--jobs", "1"]
     assert cli.run(["--workspace", str(root), *extract]) == 0
     study = ["study", "--corpus", "ravdess", "--recipe", "plain", "--encoder", encoder, "--folds", "speaker"]
     study += ["--head", "logistic", "--layer", str(LAYER), "--set", f"heads.logistic.C={C}", "--name", "landmark"]
@@ -72,42 +83,50 @@ def slow_logistic(x: npt.NDArray[np.float64], y: npt.NDArray[np.str_], folds: pd
     return result
 
 
-def test_the_study_equals_scikit_learn_on_the_same_features(workspace: Path, predictions: pd.DataFrame) -> None:
-    """Same cached features and folds: the same probabilities to 1e-6, and a score that says the sound is right."""
+def cached(workspace: Path) -> tuple[list[str], npt.NDArray[np.float64]]:
+    """Utterances and their features of LAYER [clip, dim] in the cache."""
     with Cache.open(next((workspace / "cache").rglob("ravdess.h5"))) as cache:
-        ids = [str(i) for i in cache.ids]
-        x = cache.features(layers=(LAYER,))[:, 0, 0, 0].astype(np.float64)
+        return [str(i) for i in cache.ids], cache.features(layers=(LAYER,))[:, 0, 0, 0].astype(np.float64)
+
+
+def test_the_study_equals_scikit_learn_on_the_same_features(workspace: Path, predictions: pd.DataFrame) -> None:
+    """Same cached features and folds: the same probabilities to 1e-6."""
+    ids, x = cached(workspace)
     rows = predictions.loc[ids]
     expected = slow_logistic(x, rows["label"].to_numpy(), rows["fold"])
-    assert len(rows) == 576
+    assert len(rows) == CLIPS
     np.testing.assert_allclose(probabilities(rows), expected, atol=1e-6)
 
 
 def test_the_landmark_is_reached(workspace: Path) -> None:
-    """0.774 WA is what a plain script without a validation part reaches; far below means a fault in sound or labels."""
+    """WA and UA are 0.76 (0.77 on all 576 clips): clearly below means a fault in sound, labels or folds."""
     results = json.loads((workspace / "studies" / "landmark" / "results.json").read_text())["results"]
     assert len(results) == 1 and results[0]["head"] == "logistic"
     assert results[0]["wa"]["pooled"] > 0.72 and results[0]["ua"]["pooled"] > 0.72
     assert len(results[0]["wa"]["folds"]) == 8
 
 
-def test_the_study_equals_a_plain_script_end_to_end(shared: Path, predictions: pd.DataFrame) -> None:
-    """soundfile, soxr, transformers and scikit-learn alone give the same label for at least 570 of 576 clips."""
-    x, rows = [], []
-    for path, wave in plain_waves(shared / "data" / "ravdess"):
-        x.append(plain_whisper(shared / "weights" / "whisper-tiny.en-encoder", wave))
-        rows.append(next(i for i in predictions.index if Path(i).stem == path.stem))
-    table = predictions.loc[rows]
-    expected = slow_logistic(np.stack(x).astype(np.float64), table["label"].to_numpy(), table["fold"])
+def test_the_study_equals_a_plain_script_end_to_end(workspace: Path, shared: Path, predictions: pd.DataFrame) -> None:
+    """soundfile, soxr and transformers alone give every fourth clip's features to float16's rounding (2^-11; 1e-3 for
+    what lies near 0); scikit-learn, trained with these in place of the cached ones, gives the same labels but one."""
+    ids, x = cached(workspace)
+    place = {Path(utterance).stem: i for i, utterance in enumerate(ids)}
+    table, rows = predictions.loc[ids], []
+    for path, wave in plain_waves(recordings(workspace / "ravdess")[::4]):
+        features = plain_whisper(shared / "weights" / "whisper-tiny.en-encoder", wave)
+        rows.append(place[path.stem])
+        np.testing.assert_allclose(x[rows[-1]], features, rtol=2**-11, atol=1e-3)
+        x[rows[-1]] = features
+    expected = slow_logistic(x, table["label"].to_numpy(), table["fold"])
     same = (expected.argmax(1) == probabilities(table).argmax(1)).sum()
-    assert len(rows) == 576 and same >= 570
+    assert len(set(rows)) == CLIPS // 4 and same >= CLIPS - 1
 
 
-def plain_waves(root: Path):
+def plain_waves(paths: list[Path]) -> Iterator[tuple[Path, npt.NDArray[np.float32]]]:
     import soundfile
     import soxr
 
-    for path in sorted(root.rglob("*.flac")):
+    for path in paths:
         wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
         yield path, soxr.resample(wave.mean(1), rate, 16_000)[: 8 * 16_000].astype(np.float32)
 
@@ -127,12 +146,14 @@ def plain_whisper(folder: Path, wave: npt.NDArray[np.float32], loaded: dict = {}
 
 
 def test_the_exported_file_agrees_with_torch_on_real_clips(
-    workspace: Path, shared: Path, capsys: pytest.CaptureFixture[str]
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """stitch-export writes a certified file; predict and evaluate on it give what the study's own head gives."""
+    """stitch-export writes a file that 12 real clips certify; predict and evaluate on it give a label for each."""
+    monkeypatch.setattr(export, "stitch", partial(export.stitch, clips=12))
     made = embedkit(workspace, "stitch-export", "landmark", capsys=capsys)
     assert Path(made["model"]).stat().st_size == made["bytes"]
-    clips = [str(p) for p in sorted((shared / "data" / "ravdess").rglob("*.flac"))[:6]]
+    assert made["certificate"]["clips"] == 12 and made["certificate"]["float_against_torch"]["flips"] == 0
+    clips = [str(p) for p in recordings(workspace / "ravdess")[:6]]
     said = embedkit(workspace, "predict", made["model"], *clips, "--no-vad", capsys=capsys)
     assert [f["file"] for f in said["files"]] == clips
     for f in said["files"]:
