@@ -42,6 +42,10 @@ class ModelError(UserError):
     """An exported file that is not one of ours, or is damaged."""
 
 
+class FitError(EmbedkitError):
+    """A head that cannot be fitted to its rows with its parameters. A search counts the trial as failed and goes on."""
+
+
 class ClipError(EmbedkitError):
     """One recording that cannot be used. A pass over a corpus skips it with this reason and goes on."""
 

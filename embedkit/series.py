@@ -53,9 +53,9 @@ def run(
         docs[part] = study.carry_out(each, jobs)
         docs[part].pop("table")
     folder = workspace.study(name or Path(str(card)).name.removesuffix(".toml"))
-    folder.mkdir(parents=True, exist_ok=True)
     doc = json.loads(json.dumps(_document(folder.name, whole, docs)))
-    report.write(folder, doc, "series.json")
+    with study.alone(folder, wait=True):
+        report.write(folder, doc, "series.json")
     return {**doc, "table": report.table(doc)}
 
 

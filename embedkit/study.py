@@ -42,13 +42,15 @@ import numpy.typing as npt
 from embedkit import __version__, adapt, audit, cards, heads, metrics, report
 from embedkit.cache import STATS, Cache
 from embedkit.cards import CLASSES
-from embedkit.errors import EmbedkitError, StudyError, did_you_mean
+from embedkit.errors import EmbedkitError, FitError, StudyError, did_you_mean
 from embedkit.folds import Rows
 from embedkit.plan import SAFE, WHOLE, Layer, Plan, Source, Triple, Unit, ask, plan
 from embedkit.workspace import Workspace
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from embedkit.search import Found
 
 POOL_PAYS = 20.0  # seconds of work that must lie ahead before worker processes are worth their start
 
@@ -104,7 +106,7 @@ class Bench:
     def fit(self, unit: Unit, params: Mapping[str, Any], validate: Rows | None) -> heads.Estimator:
         """A head trained on the unit's rows; `validate` only says when to stop.
 
-        Raises EmbedkitError that names the unit where the estimator fails.
+        Raises FitError that names the unit where the estimator fails.
         """
         card, y, train = self.plan.heads[unit.head], self.plan.y, self.plan.training(unit.fold, unit.arm)
         layers = {"layers": len(self.plan.hidden(unit.layer))} if unit.layer == "weighted" else {}
@@ -118,7 +120,7 @@ class Bench:
                 estimator.fit(x[:, 0], y[train], views=x[:, 1:] if views else None, validation=held)
         except (ValueError, ArithmeticError, RuntimeError) as error:
             said = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            raise EmbedkitError(f"{unit.folder()}, seed {unit.seed}, fold {unit.fold + 1}: {said}") from error
+            raise FitError(f"{unit.folder()}, seed {unit.seed}, fold {unit.fold + 1}: {said}") from error
         return estimator
 
     def probabilities(self, estimator: heads.Estimator, unit: Unit, rows: Rows) -> npt.NDArray[np.float64]:
@@ -327,14 +329,21 @@ def carry_out(planned: Plan, jobs: int | None = None) -> dict[str, Any]:
     """Do what is planned; see `run`."""
     leaks = audit.audit(planned)
     audit.refuse(planned, leaks)
-    with _alone(planned.folder):
+    with alone(planned.folder):
         _begin(planned)
-        _train(planned, jobs or _cores())
-        leaks += _audit_record(planned)
-        _write_audit(planned, leaks, [*audit.checks(planned), "fit", "search"])
-        audit.refuse(planned, leaks)
-        doc = _document(planned, leaks)
-        report.write(planned.folder, doc)
+    searches = _searches(planned)
+    # A search can be shared: other processes that run the same study join in, then wait for the one that trains.
+    with Crew(planned, jobs or _cores(), _ahead(planned, searches)) as crew:
+        for triple in (t for t in searches if t not in _kept(planned)):
+            _search(planned, crew, triple)
+        with alone(planned.folder, wait=bool(searches)):
+            found = {triple: _found(planned, crew, triple) for triple in searches}
+            _train(planned, crew, found)
+            leaks += _audit_record(planned)
+            _write_audit(planned, leaks, [*audit.checks(planned), "fit", "search"])
+            audit.refuse(planned, leaks)
+            doc = _document(planned, leaks)
+            report.write(planned.folder, doc)
     return {**doc, "table": report.table(doc)}
 
 
@@ -343,13 +352,13 @@ def _cores() -> int:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One process a study; the lock falls with the process."""
+def alone(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """One process at a time in a study's folder; the lock falls with the process. Without waiting: StudyError."""
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / ".lock", timeout=0):
+        with FileLock(folder / ".lock", timeout=-1 if wait else 0):
             yield
     except Timeout:
         raise StudyError(f"{folder}: another process is working on this study; wait, or give another --name") from None
@@ -397,20 +406,31 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-def _train(planned: Plan, jobs: int) -> None:
-    """Search where it is asked for, then every unit that is not there yet; at the end all parts are one record."""
+def _searches(planned: Plan) -> list[Triple]:
+    """What is to be searched, unless all is trained already."""
+    trained = (planned.folder / "predictions.parquet").is_file()
+    wanted = planned.study.search.trials and not trained
+    return [triple for triple in planned.triples() if wanted and planned.heads[triple[2]].search]
+
+
+def _todo(planned: Plan) -> list[Unit]:
+    trained = (planned.folder / "predictions.parquet").is_file()
+    return [unit for unit in planned.units() if not trained and not part_of(planned, unit).is_file()]
+
+
+def _ahead(planned: Plan, searches: Sequence[Triple]) -> int:
+    """About how many fits there will be."""
+    return len(_todo(planned)) + len(searches) * planned.study.search.trials * len(planned.folds)
+
+
+def _train(planned: Plan, crew: Crew, found: Mapping[Triple, Mapping[str, Any]]) -> None:
+    """Every unit that is not there yet; at the end all parts are one record. found: what searches have found."""
+    units, todo = planned.units(), _todo(planned)
     if (planned.folder / "predictions.parquet").is_file():
         return
-    units, trials = planned.units(), planned.study.search.trials
-    todo = [unit for unit in units if not part_of(planned, unit).is_file()]
-    searches = [triple for triple in planned.triples() if trials and planned.heads[triple[2]].search]
-    with Crew(planned, jobs, len(todo) + len(searches) * trials * len(planned.folds)) as crew:
-        found = {}
-        for triple in searches:
-            found[triple] = _search(planned, crew, triple)["params"]
-        with _progress(len(units), "training", len(units) - len(todo)) as bar:
-            for _ in crew.map("train", ((unit, found.get(unit[:3], {})) for unit in todo)):
-                bar.update()
+    with _progress(len(units), "training", len(units) - len(todo)) as bar:
+        for _ in crew.map("train", ((unit, found.get(unit[:3], {})) for unit in todo)):
+            bar.update()
     _gather(planned, units)
 
 
@@ -423,28 +443,37 @@ def _progress(total: int, what: str, done: int = 0) -> Iterator[Any]:
         yield bar
 
 
-def _search(planned: Plan, crew: Crew, triple: Triple) -> dict[str, Any]:
-    """The best parameters of one (arm, layer, head), kept in search.json."""
+def _search(planned: Plan, crew: Crew, triple: Triple) -> Found:
+    """Search one (arm, layer, head), or what is left of it; its trials lie in the storage."""
     from embedkit.search import search
-
-    known, (arm, layer, head) = _read_list(planned.folder / "search.json"), triple
-    for entry in known:
-        if (entry["arm"], entry["layer"], entry["head"]) == triple:
-            return entry
 
     def scores(params: dict[str, Any]) -> Generator[float, None, None]:
         return crew.map("judge", ((Unit(*triple, 0, fold), params) for fold in range(len(planned.folds))))
 
-    space, settings = planned.heads[head].search, planned.study.search
+    space, settings = planned.heads[triple[2]].search, planned.study.search
     storage = settings.storage or f"sqlite:///{planned.folder / 'search.db'}"
-    with _progress(settings.trials, f"search {head}") as bar:
+    with _progress(settings.trials, f"search {triple[2]}") as bar:
         name = f"{planned.study.name}/{'/'.join(map(str, triple))}/{_fingerprint(planned)}"
-        found = search(name, space, scores, settings, storage, told=lambda done: bar.update(done - bar.n))
+        return search(name, space, scores, settings, storage, told=lambda done: bar.update(done - bar.n))
+
+
+def _found(planned: Plan, crew: Crew, triple: Triple) -> dict[str, Any]:
+    """The parameters of one (arm, layer, head): from search.json, or put there."""
+    kept, (arm, layer, head) = _kept(planned), triple
+    if triple in kept:
+        return dict(kept[triple]["params"])
+    found = _search(planned, crew, triple)  # all is done: this only reads the storage
     entry = {"arm": arm, "layer": layer, "head": head, "params": found.params, "validation_ua": found.value}
-    entry |= {"trials": found.trials, "pruned": found.pruned, "saw": crew.bench.searched(triple)}
-    text = json.dumps([*known, entry], indent=2, ensure_ascii=False) + "\n"
+    entry |= {"trials": found.trials, "pruned": found.pruned, "failed": found.failed}
+    entry["saw"] = crew.bench.searched(triple)
+    text = json.dumps([*kept.values(), entry], indent=2, ensure_ascii=False) + "\n"
     report.replace(planned.folder / "search.json", text)
-    return entry
+    return found.params
+
+
+def _kept(planned: Plan) -> dict[Triple, dict[str, Any]]:
+    """search.json, by (arm, layer, head)."""
+    return {(e["arm"], e["layer"], e["head"]): e for e in _read_list(planned.folder / "search.json")}
 
 
 def _fingerprint(planned: Plan) -> str:

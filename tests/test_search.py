@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
 import pytest
 
 from embedkit import cards
-from embedkit.errors import StudyError
+from embedkit.errors import FitError, StudyError
 from embedkit.search import search, without_password
 
 SPACE = {
@@ -75,6 +82,120 @@ def test_it_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert len({p["x"] for p in folds.params}) == 6
     search("s", SPACE, folds, cards.Search(trials=6), storage(tmp_path))
     assert len(folds.params) == 6
+
+
+def test_what_was_killed_does_not_count(tmp_path: Path) -> None:
+    """A trial that a dead process left running is done again by another; with one process or two the points differ."""
+    optuna.create_study(study_name="s", storage=storage(tmp_path), direction="maximize").ask()
+    folds = Folds()
+    assert search("s", SPACE, folds, cards.Search(trials=4), storage(tmp_path)).trials == 4 == len(folds.params)
+    states = [t.state for t in optuna.load_study(study_name="s", storage=storage(tmp_path)).trials]
+    assert states[0] == optuna.trial.TrialState.RUNNING and len(states) == 5
+
+
+def test_a_trial_that_cannot_be_fitted_counts_and_costs_no_other(tmp_path: Path) -> None:
+    """Some parameters make no head: told, never the best. Where none make one, the first reason is told."""
+    folds = Folds()
+
+    def picky(params: dict):
+        if params["kind"] == "bad":
+            raise FitError("singular matrix")
+        yield from folds(params)
+
+    found = search("s", SPACE, picky, cards.Search(trials=12, pruner="none"), storage(tmp_path))
+    assert found.trials == 12 == found.failed + len(folds.params) and found.failed > 0
+    assert found.params["kind"] != "bad"
+
+    def never(params: dict):
+        raise FitError("singular matrix")
+        yield
+
+    with pytest.raises(StudyError, match="none of 3 trials could be fitted; the first: singular matrix"):
+        search("t", SPACE, never, cards.Search(trials=3), storage(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real PostgreSQL server of its own, on a socket in a folder."""
+    pytest.importorskip("psycopg", reason="psycopg is not installed")
+    found = shutil.which("initdb") or next(iter(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb"))), None)
+    if found is None:
+        pytest.skip("PostgreSQL's server is not installed (Debian: apt-get install postgresql)")
+    bin_, folder = Path(found).resolve().parent, tmp_path_factory.mktemp("pg")
+    user: dict = {}
+    if os.geteuid() == 0:  # the server refuses to run as root
+        user = {"user": "postgres", "group": "postgres"}
+        for path in (folder, *folder.parents[:2]):
+            path.chmod(0o755)
+        shutil.chown(folder, "postgres")
+    data = folder / "data"
+    quiet = {"check": True, "stdout": subprocess.DEVNULL, "cwd": folder, **user}
+    subprocess.run([bin_ / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "--no-sync"], **quiet)
+    settings = f"-c listen_addresses= -c unix_socket_directories={folder} -c fsync=off"
+    control = [bin_ / "pg_ctl", "-D", data, "-w", "-l", folder / "log"]
+    subprocess.run([*control, "-o", settings, "start"], **quiet)
+    yield f"postgresql+psycopg://postgres@/postgres?host={folder}"
+    subprocess.run([*control, "-m", "immediate", "stop"], **quiet)
+
+
+def share(url: str, trials: int, told: Path) -> None:
+    """One of several processes: searches until all together have done so many, and writes how many were its own."""
+    folds = Folds()
+
+    def slowly(params: dict):
+        for score in folds(params):
+            time.sleep(0.01)
+            yield score
+
+    found = search("shared", SPACE, slowly, cards.Search(trials=trials), url)
+    told.write_text(json.dumps([len(folds.params), found.trials, found.value, found.params]))
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_several_processes_share_a_search(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Three at once do 24 trials together (each may add the one it was at), all at different points, and agree."""
+    url = request.getfixturevalue("postgresql") if kind == "postgresql" else storage(tmp_path)
+    optuna.create_study(study_name="shared", storage=url, direction="maximize")  # so that none waits for the tables
+    context = multiprocessing.get_context("fork")
+    crew = [context.Process(target=share, args=(url, 24, tmp_path / f"{i}.json")) for i in range(3)]
+    for each in crew:
+        each.start()
+    for each in crew:
+        each.join(240)
+        assert each.exitcode == 0
+    own, seen, values, _ = zip(*(json.loads((tmp_path / f"{i}.json").read_text()) for i in range(3)), strict=True)
+    assert all(count > 0 for count in own) and 24 <= sum(own) <= 26 and max(seen) <= 26
+    trials = optuna.load_study(study_name="shared", storage=url).get_trials(deepcopy=False)
+    assert len({t.params["x"] for t in trials}) == len(trials) == sum(own)
+    assert max(values) == max(t.value for t in trials if t.state == optuna.trial.TrialState.COMPLETE)
+
+
+@pytest.mark.slow
+def test_a_study_searches_in_postgresql_and_goes_on_after_a_kill(tmp_path: Path, postgresql: str) -> None:
+    """The verb with --storage: killed in its search, run again by two processes at once, in one folder: all trials are
+    in the database once, both processes end with the same results, and the study's folder has no database."""
+    from study_caches import make_workspace
+
+    workspace = make_workspace(tmp_path)
+    flags = f"study --head quick --trials 14 --storage {postgresql} --name s --json --jobs 1".split()
+    command = [sys.executable, "-m", "embedkit", "--workspace", str(workspace.root), *flags]
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    done = 0
+    while done < 3:
+        time.sleep(0.05)
+        assert first.poll() is None
+        studies = optuna.get_all_study_summaries(postgresql)
+        done = sum(s.n_trials for s in studies if s.study_name.startswith("s/"))
+    first.kill()
+    first.wait()
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    ends = [each.communicate(timeout=240) for each in both]
+    assert [each.returncode for each in both] == [0, 0], ends
+    first_doc, second_doc = (json.loads(out) for out, _ in ends)
+    assert first_doc["results"] == second_doc["results"]
+    kept = json.loads((workspace.studies / "s" / "search.json").read_text())
+    assert 14 <= kept[0]["trials"] <= 15
+    assert not (workspace.studies / "s" / "search.db").exists()
 
 
 def test_without_a_pruner_every_fold_counts(tmp_path: Path) -> None:

@@ -326,13 +326,14 @@ def _search(doc: Doc) -> list[Block]:
             *_names(doc, s),
             str(s["trials"]),
             str(s["pruned"]),
+            str(s["failed"]),
             f"{s['validation_ua']:.3f}",
             *_gap(s["validation_ua"], test.get(tuple(_key(doc, s)))),
             _params(s["params"]),
         ]
         for s in doc["search"]
     ]
-    head = [*_keys(doc), "trials", "pruned", "validation UA", "test UA", "difference", "parameters"]
+    head = [*_keys(doc), "trials", "pruned", "failed", "validation UA", "test UA", "difference", "parameters"]
     text = (
         "Each on the mean validation UA over the folds; no test row was seen. The best of many trials is the best"
         " partly by luck: test UA lies below it, and only test UA is a result."
