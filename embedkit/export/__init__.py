@@ -2,7 +2,7 @@
 
 graph.py     the torch modules that become the graph
 files.py     torch to ONNX, encoder and head into one, metadata
-quantize.py  the profiles
+quantize/    the profiles
 certify.py   torch against the graph, on real clips
 """
 
@@ -104,6 +104,7 @@ def stitch(
         **_of(parts, profile, data),
         **_checked(parts, waves, files.finished(plain, {}), data, profile),
         "quantized": counts["nodes"],
+        "integer_products": counts["integer"],
         "weight_bytes": counts["bytes"],
     }
     _write(path, data, certificate)

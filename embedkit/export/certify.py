@@ -22,6 +22,7 @@ from embedkit.runtime.model import options
 LIMITS = {
     "float": {"mean_change": 0.002, "flips": 0.02},
     "size": {"mean_change": 0.05, "flips": 0.10},
+    "speed": {"mean_change": 0.05, "flips": 0.10},
 }
 
 Wave = npt.NDArray[np.float32]

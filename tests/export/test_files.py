@@ -195,11 +195,12 @@ def test_the_digest_is_of_the_whole_file(plain: onnx.ModelProto) -> None:
 # ---------------------------------------------------------------- profiles
 
 
-def test_size_keeps_every_large_weight_in_8_bits_and_the_answers_close(plain: onnx.ModelProto) -> None:
+@pytest.mark.parametrize("profile", ["size", "speed"])
+def test_8_bit_profiles_keep_every_large_weight_so_and_the_answers_close(plain: onnx.ModelProto, profile: str) -> None:
     """Convolutions, positional convolution, linear layers and head; embeddings within 5 % of their size."""
-    small = quantize.PROFILES["size"](plain)
+    small = quantize.PROFILES[profile](plain)
     onnx.checker.check_model(small, full_check=True)
-    counts = quantize.check(small, "size")
+    counts = quantize.check(small, profile)
     assert counts["nodes"] == {"linear": 6, "positional convolution": 1}
     assert not any(kind.endswith("int8") for kind in quantize.check(plain, "float")["bytes"])
     for tensor in small.graph.initializer:  # the constants of the group norm's statistics and all that is small

@@ -1,12 +1,15 @@
 """Profiles: the same graph, smaller or faster. Each is one function from a float graph to its final one.
 
-`float` is the reference. `size` keeps all arithmetic in float32 and stores every large weight in 8 bits.
+float      the reference
+size       every large weight in 8 bits, all arithmetic in float32
+speed.py   the products in 8-bit integers, convolutions as products
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +20,8 @@ from embedkit.errors import EmbedkitError
 
 SMALLEST = 1024  # elements: smaller weights together weigh less than their error is worth
 TABLES = ("fourier", "filters")  # the log-mel's own constants are a formula, not weights: they stay exact
+PRODUCTS = ("Conv", "MatMul", "Gemm", "MatMulInteger")  # what multiplies by a weight, its second input
+WHOLE = (TensorProto.INT8, TensorProto.UINT8)
 
 Array = npt.NDArray[np.float32]
 
@@ -28,12 +33,11 @@ def as_float(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def as_size(model: onnx.ModelProto) -> onnx.ModelProto:
     """size: int8 weights, symmetric, one scale an output channel, each with a DequantizeLinear before its use."""
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
+    result = copied(model)
     graph = result.graph
     kept = {tensor.name: tensor for tensor in graph.initializer}
     nodes = []
-    for name, axis in sorted(_weights(graph).items()):
+    for name, axis in sorted(weights(graph).items()):
         weight = numpy_helper.to_array(kept.pop(name))
         whole, scale = quantized(weight, axis)
         for suffix, array in ((":int8", whole), (":scale", scale)):
@@ -42,10 +46,25 @@ def as_size(model: onnx.ModelProto) -> onnx.ModelProto:
         nodes.append(back)
         _follow(kept, weight, whole * _spread(scale, whole.ndim, axis))
     nodes.extend(graph.node)
-    del graph.initializer[:], graph.node[:], graph.value_info[:]
-    graph.initializer.extend(kept.values())
-    graph.node.extend(nodes)
+    replace(graph, nodes, kept.values())
     return result
+
+
+def as_speed(model: onnx.ModelProto) -> onnx.ModelProto:
+    """speed: see `embedkit.export.quantize.speed`."""
+    from embedkit.export.quantize import speed
+
+    return as_size(speed.integer_products(model))
+
+
+PROFILES: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
+    "float": as_float,
+    "size": as_size,
+    "speed": as_speed,
+}
+
+
+# ---------------------------------------------------------------- weights
 
 
 def quantized(weight: Array, axis: int) -> tuple[npt.NDArray[np.int8], Array]:
@@ -61,7 +80,7 @@ def _spread(scale: Array, ndim: int, axis: int) -> Array:
     return scale.reshape([-1 if i == axis else 1 for i in range(ndim)])
 
 
-def _weights(graph: onnx.GraphProto) -> dict[str, int]:
+def weights(graph: onnx.GraphProto) -> dict[str, int]:
     """{initializer: its axis of output channels} of every large weight that a Conv, MatMul or Gemm multiplies by."""
     large = {
         t.name
@@ -71,8 +90,7 @@ def _weights(graph: onnx.GraphProto) -> dict[str, int]:
     found = {}
     for node in graph.node:
         if len(node.input) > 1 and node.input[1] in large and node.op_type in ("Conv", "MatMul", "Gemm"):
-            transposed = any(a.name == "transB" and a.i for a in node.attribute)
-            found[node.input[1]] = 0 if node.op_type == "Conv" or transposed else 1
+            found[node.input[1]] = 0 if node.op_type == "Conv" or attributes(node).get("transB") else 1
     return found
 
 
@@ -86,48 +104,79 @@ def _follow(kept: dict[str, TensorProto], weight: Array, rounded: Array) -> None
                 kept[name] = numpy_helper.from_array(values, name)
 
 
-PROFILES: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {"float": as_float, "size": as_size}
+# ---------------------------------------------------------------- graphs
+
+
+def copied(model: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """{name: value} of a node's attributes."""
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def replace(graph: onnx.GraphProto, nodes: Iterator[onnx.NodeProto] | list[onnx.NodeProto], tensors: Any) -> None:
+    """Give the graph these nodes, and those of these initializers that they use. What was inferred is forgotten."""
+    nodes = list(nodes)
+    used = {name for node in nodes for name in node.input}
+    tensors = [tensor for tensor in tensors if tensor.name in used]
+    del graph.initializer[:], graph.node[:], graph.value_info[:]
+    graph.initializer.extend(tensors)
+    graph.node.extend(nodes)
+
+
+# ---------------------------------------------------------------- what a graph holds
 
 
 def counts(model: onnx.ModelProto) -> dict[str, dict[str, int]]:
-    """What a graph holds: {"nodes": quantized nodes by kind, "bytes": weights' bytes by "kind dtype"}.
+    """What a graph holds: {"nodes": 8-bit weights by kind, "integer": products in integers by kind, "bytes": weights'
+    bytes by "kind dtype"}.
 
     Kinds: convolution, positional convolution, linear, head, other (biases, norms, tables).
     """
     nodes: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
-    kinds = _kinds(model.graph)
+    kinds = {node.input[1]: kind for node, kind in _products(model.graph)}
     for tensor in model.graph.initializer:
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
-        kind = kinds.get(tensor.name.rpartition(":")[0] or tensor.name, "other")
-        if dtype == np.int8 and kind != "other":
+        kind = kinds.get(tensor.name.rpartition(":")[0] or tensor.name, kinds.get(tensor.name, "other"))
+        if tensor.data_type in WHOLE and kind != "other":
             nodes[kind] += 1
         sizes[f"{kind} {dtype}"] += int(np.prod(tensor.dims)) * dtype.itemsize
-    return {"nodes": dict(sorted(nodes.items())), "bytes": dict(sorted(sizes.items()))}
-
-
-def _kinds(graph: onnx.GraphProto) -> dict[str, str]:
-    """{weight: its kind}, by the node that multiplies by it."""
-    return {node.input[1]: kind for node, kind in _products(graph)}
+    integer = Counter(kind for node, kind in _products(model.graph) if node.op_type == "MatMulInteger")
+    return {key: dict(sorted(each.items())) for key, each in (("nodes", nodes), ("integer", integer), ("bytes", sizes))}
 
 
 def _products(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, str]]:
+    """Every product by a weight, and its kind."""
     for node in graph.node:
-        if node.op_type not in ("Conv", "MatMul", "Gemm") or node.input[1].endswith(TABLES):
-            continue
-        grouped = any(a.name == "group" and a.i > 1 for a in node.attribute)
-        kind = ("positional convolution" if grouped else "convolution") if node.op_type == "Conv" else "linear"
-        yield node, "head" if node.name.startswith("head/") else kind
+        if node.op_type in PRODUCTS and not node.input[1].endswith(TABLES):
+            yield node, _kind(node)
+
+
+def _kind(node: onnx.NodeProto) -> str:
+    if node.name.startswith("head/"):
+        return "head"
+    if node.op_type == "Conv":
+        return "positional convolution" if attributes(node).get("group", 1) > 1 else "convolution"
+    return "convolution" if "Conv_" in node.name else "linear"
 
 
 def check(model: onnx.ModelProto, profile: str) -> dict[str, dict[str, int]]:
     """The counts of a finished graph; EmbedkitError where a profile that promises int8 left a large weight in float."""
     found = counts(model)
-    if profile != "float":
-        left = _weights(model.graph)
-        if left or not found["nodes"]:
-            raise EmbedkitError(
-                f"profile '{profile}' holds {sum(found['nodes'].values())} 8-bit weights and {len(left)} large ones in"
-                " float32, expected all in 8 bits: the export is broken, please report it"
-            )
+    left = 0 if profile == "float" else len(weights(model.graph))
+    held = sum(found["nodes"].values())
+    if profile != "float" and (left or not held):
+        raise EmbedkitError(
+            f"profile '{profile}' holds {held} 8-bit weights and {left} large ones in"
+            " float32, expected all in 8 bits: the export is broken, please report it"
+        )
+    if profile == "speed" and not found["integer"]:
+        raise EmbedkitError(
+            "profile 'speed' holds no product in integers, expected one a layer: the export is broken, please report it"
+        )
     return found
