@@ -141,13 +141,14 @@ def dose(doc: Doc) -> Figure | None:
 def _doses(axes: Axes, results: Sequence[Result], shares: Sequence[float], title: str) -> None:
     lines = {"UA": (INK, [r["ua"] for r in results])}
     lines |= {name: (COLOURS[name], [r["f1"][name] for r in results]) for name in CLASSES}
-    for name, (colour, metrics) in lines.items():
+    for at, (name, (colour, metrics)) in enumerate(lines.items()):
         if any(m["pooled"] is None for m in metrics):
             continue
-        ends = np.array([_ends(m["interval"]) for m in metrics])
-        axes.fill_between(shares, ends[:, 1], ends[:, 2], color=colour, alpha=0.12, linewidth=0)
-        width = 2.2 if name == "UA" else 1.4
-        axes.plot(shares, ends[:, 0], "o-", color=colour, markersize=3.5, linewidth=width, label=name)
+        middle, low, high = np.array([_ends(m["interval"]) for m in metrics]).T
+        width = 2.4 if name == "UA" else 1.4
+        beside = np.array(shares) + (at - 2) * 0.8  # so that intervals stand side by side
+        axes.vlines(beside, low, high, color=colour, alpha=0.45, linewidth=width)
+        axes.plot(beside, middle, "o-", color=colour, markersize=3.5, linewidth=width, label=name)
     axes.set_title(title)
     _bare(axes)
 

@@ -14,6 +14,8 @@ from embedkit.report import Block, Bullets, Heading, Picture, Table, Text
 Doc = Mapping[str, Any]
 SCORES = {"wa": "WA", "ua": "UA", "macro_f1": "macro F1"}
 
+SHOWN = 12  # comparisons on a terminal; a page has them all
+
 LEGEND = (
     "Mean ± standard deviation (ddof 1) over the folds' test parts; in brackets the value over all test predictions"
     " taken together with its 95 % interval by speaker: how it would vary over other speakers, for these heads."
@@ -23,7 +25,7 @@ LEGEND = (
 CAPTIONS = {
     "scores": "UA over all test predictions, with 95 % intervals by speaker.",
     "dose": "F1 of each class, and UA, against the share of the other corpus that joins training;"
-    " bands are 95 % intervals by speaker.",
+    " upright lines are 95 % intervals by speaker.",
     "confusion": "What was said of what: shares of each row's utterances, with their counts, over all folds and seeds.",
     "reliability": "Accuracy against confidence. On the diagonal, of what is said with 80 % confidence 80 % is right."
     " Solid: as trained; dashed: with the temperature that validation gives; bars: how many predictions.",
@@ -38,7 +40,7 @@ def short(doc: Doc) -> list[Block]:
         return [*_head(doc), *_rows(doc)[1:], *_weights(doc)[1:], *_paper(doc)[1:], *_notes(doc)[1:]]
     legend = "mean ± standard deviation over folds (all test predictions together); intervals are 95 %, by speaker"
     parts: list[Block] = [*_head(doc), Table(_score_rows(doc, _cell)), Table(_class_rows(doc, "f1", _cell))]
-    return [*parts, Text(legend), *_comparisons(doc)[1:], *_paper(doc)[1:], *_notes(doc)[1:]]
+    return [*parts, Text(legend), *_comparisons(doc, SHOWN)[1:], *_paper(doc)[1:], *_notes(doc)[1:]]
 
 
 def whole(doc: Doc, pictures: Sequence[str]) -> list[Block]:
@@ -205,10 +207,14 @@ def _layers(doc: Doc) -> list[Block]:
 # ---------------------------------------------------------------- comparisons
 
 
-def _comparisons(doc: Doc) -> list[Block]:
+def _comparisons(doc: Doc, most: int | None = None) -> list[Block]:
+    """Every test, or of too many those with the least p."""
     found = doc.get("comparisons", [])
     if not found:
         return []
+    shown = found
+    if most is not None and len(found) > most:
+        shown = sorted(found, key=lambda c: (c["adjusted"], c["p"]))[:most]
     rows = [
         [
             c["metric"],
@@ -219,14 +225,16 @@ def _comparisons(doc: Doc) -> list[Block]:
             f"{c['adjusted']:.2g}",
             c["verdict"],
         ]
-        for c in found
+        for c in shown
     ]
     smallest = max(c["smallest"] for c in found)
     speakers = min(c["speakers"] for c in found)
     text = (
         f"Paired permutation tests: whole speakers are swapped between the two ({speakers} speakers, so no p can be"
-        f" below {smallest:.2g}); adjusted by Holm over the {len(found)} tests of this table."
+        f" below {smallest:.2g}); adjusted by Holm over all {len(found)} tests."
     )
+    if len(shown) < len(found):
+        text += f" The {len(shown)} with the least p are shown, all of them in report.md."
     head = ["metric", "first", "second", "second - first", "p", "adjusted p", "verdict"]
     return [Heading("Compared"), Table([head, *rows]), Text(text)]
 
