@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from encoders_fixtures import tiny_hubert
 
-from embedkit import cli, synth
+from embedkit import cli, export, synth
 from embedkit.workspace import init
 
 
@@ -34,7 +35,7 @@ def document(capsys: pytest.CaptureFixture[str], *argv: object) -> Any:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace whose settings know a small synthetic corpus in IEMOCAP's layout; its recipes' encoder is tiny."""
     root = init(tmp_path_factory.mktemp("home")).root
-    synth.make_iemocap(root / "corpus", turns=75)
+    synth.make_iemocap(root / "corpus", turns=60)
     synth.voice_note(root / "note.wav", seconds=20)
     (root / "embedkit.toml").write_text('[corpora]\niemocap = "corpus"\n')
     encoder = tiny_hubert(root / "encoder" / "tiny")
@@ -44,7 +45,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_the_three_verbs_work_exactly_so(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_three_verbs_work_exactly_so(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """extract --corpus iemocap, study --folds loso, stitch-export, predict: no more flags once the place is known."""
     here = ("--workspace", home)
     made = document(capsys, *here, "extract", "--corpus", "iemocap")
@@ -53,17 +56,19 @@ def test_the_three_verbs_work_exactly_so(home: Path, capsys: pytest.CaptureFixtu
     again = document(capsys, *here, "extract", "--corpus", "iemocap")
     assert (again["done"], again["todo"]) == (made["rows"], 0)
 
-    study = document(capsys, *here, "study", "--folds", "loso", "--set", "heads.mlp.epochs=2")
+    quick = ("--set", "heads.mlp.epochs=2", "--set", "heads.lightgbm.n_estimators=10")
+    study = document(capsys, *here, "study", "--folds", "loso", *quick)
     assert study["study"] == "iemocap-loso" and study["weights"] == "random"
     assert [r["head"] for r in study["results"]] == ["mlp", "logistic", "lightgbm"]
     for result in study["results"]:
         assert set(result) >= {"arm", "head", "layer", "encoder", "wa", "ua", "macro_f1", "f1"}
         assert set(result["ua"]) >= {"mean", "sd", "folds", "pooled"} and len(result["ua"]["folds"]) == 5
-    code, out, _ = run(capsys, *here, "study", "--folds", "loso", "--set", "heads.mlp.epochs=2")
+    code, out, _ = run(capsys, *here, "study", "--folds", "loso", *quick)
     assert code == 0 and "weights: random" in out and "lightgbm" in out
-    code, out, err = run(capsys, *here, "study", "--folds", "loso", "--set", "heads.mlp.epochs=3", "--json")
+    code, out, err = run(capsys, *here, "study", "--folds", "loso", *quick, "--set", "heads.mlp.epochs=3", "--json")
     assert (code, out) == (2, "") and "epochs" in err and "--name" in err
 
+    monkeypatch.setattr(export, "stitch", partial(export.stitch, clips=8))
     model = document(capsys, *here, "stitch-export")
     assert Path(model["model"]).parent == home / "studies" / "iemocap-loso" and model["certificate"]
     said = document(capsys, *here, "predict", model["model"], home / "note.wav")["files"][0]
