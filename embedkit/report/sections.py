@@ -248,7 +248,7 @@ def _paper(doc: Doc) -> list[Block]:
             row["of"] if "head" not in row else f"{row['of']}, {row['head']}, layer {row['layer']}",
             row["metric"],
             _paper_ours(row),
-            _paper_theirs(row["paper"]),
+            _paper_theirs(row["paper"], row["metric"]),
             row["verdict"],
         ]
         for row in paper["rows"]
@@ -272,9 +272,9 @@ def _paper_ours(row: Mapping[str, Any]) -> str:
     return f"{ours:.0f}" if row["metric"].startswith("count.") else f"{ours:.4f}"
 
 
-def _paper_theirs(figure: Mapping[str, Any]) -> str:
+def _paper_theirs(figure: Mapping[str, Any], metric: str) -> str:
     sd = f" ± {figure['sd']:.3f}" if figure["sd"] is not None else ""
-    return f"{figure['mean']:g}{sd}"
+    return f"{figure['mean']:.{0 if metric.startswith('count.') else 3}f}{sd}"
 
 
 # ---------------------------------------------------------------- calibration, variance, search
