@@ -21,6 +21,10 @@ def shared() -> Path:
     return SHARED
 
 
+# The files that take longest, in order, so that two processes end together; the others are short.
+LONGEST = ("test_path.py", "test_series.py", "test_stitch.py", "test_files.py", "test_search.py", "test_cli.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest file first, so that the other process has the rest to do meanwhile."""
-    items.sort(key=lambda item: item.path.name != "test_path.py")
+    """The longest files first."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))

@@ -192,7 +192,7 @@ def test_do_normalize_comes_before_the_padding(tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_same_bits_in_any_order(precision: str, distilhubert: Path, shared: Path) -> None:
     """A clip's features do not depend on what was encoded before it, nor on the process's earlier encoder."""
-    waves = [noise(n, n) for n in (400, 7_777, 30_001)]
+    waves = [noise(n, n) for n in (400, 30_001)]
     for folder in (distilhubert, shared / "weights" / "whisper-tiny.en-encoder"):
         spec = encoders.resolve(str(folder))
         first, second = encoders.load(spec, precision), encoders.load(spec, precision)
