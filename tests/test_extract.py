@@ -425,7 +425,7 @@ from embedkit.workspace import Workspace
 
 class Slow:
     def pool(self, wave, *, pad_to=0):
-        time.sleep(0.01)
+        time.sleep(float(os.environ.get("PAUSE", "0")))
         if DIES and len(wave) == int(DIES):
             os.kill(os.getpid(), 9)
         x = np.resize(wave, (2, 2, 4)).astype(np.float32)
@@ -511,7 +511,7 @@ def test_killed_passes_that_are_resumed_give_the_same_bits(passes: Passes) -> No
     assert passes.finish("whole", 1)[:2] == (0, "60 0\n")
     rng, seen = random.Random(0), [0]
     for _ in range(3):
-        process = passes.start("killed", 2)
+        process = passes.start("killed", 2, PAUSE="0.1")
         until(lambda: passes.done("killed") > seen[-1])
         time.sleep(rng.uniform(0, 0.05))
         process.kill()
@@ -529,7 +529,7 @@ def test_killed_passes_that_are_resumed_give_the_same_bits(passes: Passes) -> No
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_pass_that_is_interrupted_says_how_to_go_on(passes: Passes, jobs: int) -> None:
     """Ctrl-C (SIGINT to the whole group, workers too): one line, exit code 1, no traceback."""
-    process = passes.start("stopped", jobs)
+    process = passes.start("stopped", jobs, PAUSE="0.1")
     until(lambda: passes.done("stopped") > 2)
     for pid in {process.pid, *passes.workers_alive()}:
         os.kill(pid, signal.SIGINT)

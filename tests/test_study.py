@@ -262,7 +262,7 @@ train = study.Bench.train
 
 def slow(self, *task):  # the workers import this script too
     train(self, *task)
-    time.sleep(0.05)
+    time.sleep(0.2)
 
 study.Bench.train, study.POOL_PAYS = slow, -1.0
 if __name__ == "__main__":
