@@ -10,6 +10,7 @@ import importlib
 import inspect
 import json
 import pkgutil
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -224,12 +225,14 @@ def skl_onnx(estimator: Any, dim: int, classes: int, temperature: float) -> onnx
     from skl2onnx.common.data_types import FloatTensorType
     from skl2onnx.helpers.onnx_helper import select_model_inputs_outputs
 
-    graph = convert_sklearn(
-        estimator,
-        initial_types=[("embedding", FloatTensorType([None, dim]))],
-        target_opset={"": OPSET, "ai.onnx.ml": 3},
-        options={id(estimator): {"zipmap": False}},
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # it reads attributes of SVC that scikit-learn will rename
+        graph = convert_sklearn(
+            estimator,
+            initial_types=[("embedding", FloatTensorType([None, dim]))],
+            target_opset={"": OPSET, "ai.onnx.ml": 3},
+            options={id(estimator): {"zipmap": False}},
+        )
     graph = select_model_inputs_outputs(graph, ["probabilities"]).graph  # without what only the label needs
     for node in graph.node:
         node.output[:] = ["source_probabilities" if name == "probabilities" else name for name in node.output]

@@ -40,7 +40,7 @@ def short(doc: Doc) -> list[Block]:
         return [*_head(doc), *_rows(doc)[1:], *_weights(doc)[1:], *_paper(doc)[1:], *_notes(doc)[1:]]
     legend = "mean ± standard deviation over folds (all test predictions together); intervals are 95 %, by speaker"
     parts: list[Block] = [*_head(doc), Table(_score_rows(doc, _cell)), Table(_class_rows(doc, "f1", _cell))]
-    return [*parts, Text(legend), *_comparisons(doc, SHOWN)[1:], *_paper(doc)[1:], *_notes(doc)[1:]]
+    return [*parts, Text(legend), *_comparisons(doc, SHOWN)[1:], *_paper(doc)[1:], *_search(doc)[1:], *_notes(doc)[1:]]
 
 
 def whole(doc: Doc, pictures: Sequence[str]) -> list[Block]:
