@@ -99,7 +99,16 @@ def document(record: pd.DataFrame, **more: Any) -> dict[str, Any]:
         "class_weights": {"x": {A: 0.5, N: 2.0}},
         "comparisons": report.compared(record, results, ["ua", "f1.anger"]),
         "search": [
-            {"arm": "x", "layer": 2, "head": "mlp", "trials": 9, "pruned": 4, "validation_ua": 0.5, "params": {"C": 1}}
+            {
+                "arm": "x",
+                "layer": 2,
+                "head": "mlp",
+                "trials": 9,
+                "pruned": 4,
+                "failed": 0,
+                "validation_ua": 0.5,
+                "params": {"C": 1},
+            }
         ],
         "notes": ["something to know"],
         "paper": None,

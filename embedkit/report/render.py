@@ -69,7 +69,8 @@ _PAGE = """<!doctype html>
   table {{ border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }}
   th, td {{ padding: .4rem .9rem .4rem 0; border-bottom: 1px solid #e8ecf1; text-align: left; vertical-align: top;
            white-space: nowrap; }}
-  td:last-child {{ white-space: normal; min-width: 8rem; }}
+  td.words {{ white-space: normal; min-width: 12rem; }}
+  td small {{ color: #4a5868; font-size: .8125rem; }}
   thead th {{ border-bottom: 2px solid #aab6c3; color: #4a5868; font-weight: 600; }}
   tbody th {{ font-weight: 600; }}
   tbody tr:hover {{ background: #f5f8fb; }}
@@ -116,11 +117,18 @@ def _html(block: Block, pictures: Mapping[str, bytes]) -> str:
 
 def _html_table(rows: Sequence[Sequence[str]]) -> str:
     def row(cells: Sequence[str]) -> str:
-        return f'<tr><th scope="row">{escape(cells[0])}</th>{"".join(f"<td>{escape(c)}</td>" for c in cells[1:])}</tr>'
+        return f'<tr><th scope="row">{escape(cells[0])}</th>{"".join(map(_html_cell, cells[1:]))}</tr>'
 
     head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in rows[0])
     body = "".join(map(row, rows[1:]))
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _html_cell(text: str) -> str:
+    """A score's interval stands under it, and only long words are broken into lines."""
+    if score := re.fullmatch(r"(0\.\d+|1\.0+)( ± [\d.]+)? (\(.+\))", text):
+        return f"<td>{score[1]}{score[2] or ''}<br><small>{escape(score[3])}</small></td>"
+    return f'<td class="words">{escape(text)}</td>' if len(text) > 40 else f"<td>{escape(text)}</td>"
 
 
 def _anchor(heading: str) -> str:
