@@ -85,8 +85,14 @@ class IntRange(Card):
     type: Literal["int"]
     low: int
     high: int
-    step: int = 1
+    step: int = Field(1, ge=1)
     log: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.log and self.step != 1:
+            raise ValueError("log = true goes with step = 1 only")
+        return _ordered(self)
 
 
 class FloatRange(Card):
@@ -95,10 +101,24 @@ class FloatRange(Card):
     high: float
     log: bool = False
 
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        return _ordered(self)
+
+
+AnyRange = TypeVar("AnyRange", IntRange, FloatRange)
+
+
+def _ordered(of: AnyRange) -> AnyRange:
+    if not of.low <= of.high or (of.log and of.low <= 0):
+        least = "0 < low" if of.log else "low"
+        raise ValueError(f"{least} <= high must hold, but got {of.low:g} and {of.high:g}")
+    return of
+
 
 class Choice(Card):
     type: Literal["choice"]
-    of: list[bool | int | float | str]
+    of: list[bool | int | float | str] = Field(min_length=1)
 
 
 Space = Annotated[IntRange | FloatRange | Choice, Field(discriminator="type")]

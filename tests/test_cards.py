@@ -47,6 +47,13 @@ def test_the_three_recipes_differ_as_the_contract_says() -> None:
         (cards.Recipe, {"sound": {"pad": True, "max_seconds": 0}}, "pad = true needs max_seconds > 0"),
         (cards.Head, {"summary": "no kind"}, "'kind' is missing"),
         (cards.Head, {"kind": "mlp", "search": {"lr": {"type": "flot"}}}, "'int', 'float', 'choice'"),
+        (
+            cards.Head,
+            {"kind": "mlp", "search": {"lr": {"type": "float", "low": 0, "high": 1, "log": True}}},
+            "0 < low <= high must hold, but got 0 and 1",
+        ),
+        (cards.Head, {"kind": "mlp", "search": {"hidden": {"type": "int", "low": 9, "high": 3}}}, "got 9 and 3"),
+        (cards.Head, {"kind": "mlp", "search": {"batch": {"type": "choice", "of": []}}}, "at least 1 item"),
         (cards.Study, {"folds": {"kinds": "loso"}}, "unknown key 'folds.kinds'; did you mean 'kind'?"),
         (cards.Study, {"labels": {"iemocap": {"angry": ["ang"]}}}, "unknown class 'angry'; did you mean 'anger'?"),
         (cards.Study, {"seeds": "many"}, "seeds = 'many'"),

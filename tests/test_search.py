@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,7 +107,7 @@ def test_a_trial_that_cannot_be_fitted_counts_and_costs_no_other(tmp_path: Path)
     assert found.trials == 12 == found.failed + len(folds.params) and found.failed > 0
     assert found.params["kind"] != "bad"
 
-    def never(params: dict):
+    def never(_: dict):
         raise FitError("singular matrix")
         yield
 
@@ -115,18 +116,16 @@ def test_a_trial_that_cannot_be_fitted_counts_and_costs_no_other(tmp_path: Path)
 
 
 @pytest.fixture(scope="module")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real PostgreSQL server of its own, on a socket in a folder."""
+def postgresql() -> Iterator[str]:
+    """A real PostgreSQL server of its own, on a socket in a folder (whose path must be short)."""
     pytest.importorskip("psycopg", reason="psycopg is not installed")
     found = shutil.which("initdb") or next(iter(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb"))), None)
     if found is None:
         pytest.skip("PostgreSQL's server is not installed (Debian: apt-get install postgresql)")
-    bin_, folder = Path(found).resolve().parent, tmp_path_factory.mktemp("pg")
+    bin_, folder = Path(found).resolve().parent, Path(tempfile.mkdtemp(prefix="pg-"))
     user: dict = {}
     if os.geteuid() == 0:  # the server refuses to run as root
         user = {"user": "postgres", "group": "postgres"}
-        for path in (folder, *folder.parents[:2]):
-            path.chmod(0o755)
         shutil.chown(folder, "postgres")
     data = folder / "data"
     quiet = {"check": True, "stdout": subprocess.DEVNULL, "cwd": folder, **user}
@@ -136,6 +135,7 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     subprocess.run([*control, "-o", settings, "start"], **quiet)
     yield f"postgresql+psycopg://postgres@/postgres?host={folder}"
     subprocess.run([*control, "-m", "immediate", "stop"], **quiet)
+    shutil.rmtree(folder)
 
 
 def share(url: str, trials: int, told: Path) -> None:
