@@ -292,8 +292,8 @@ def _stitch_export(verbs: Any) -> None:
     p.add_argument(
         "--profile",
         default="size",
-        choices=["size", "speed", "float"],
-        help="size: all 8-bit (default); speed: computed in 8-bit integers; float: the reference",
+        choices=["size", "speed", "small", "float"],
+        help="size: 8-bit weights (default); speed: 8-bit integers; small: 4-bit weights; float: the reference",
     )
     p.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: studies/<study>/<head>-<profile>.onnx")
     p.add_argument("--web", type=Path, metavar="DIR", help="write a page there that runs the file in a browser")

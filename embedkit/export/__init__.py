@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from embedkit import encoders
     from embedkit.cards import Recipe
+    from embedkit.corpora import Utterance
     from embedkit.export.certify import Answer
     from embedkit.heads import Estimator
     from embedkit.study import Choice, Finished
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 FORMAT = "1"  # of the file's interface; `embedkit.runtime` reads it
 CLIPS = 64  # real clips that a certificate looks at
+CALIBRATION = 24  # other clips, that a profile fits its rounding to
 
 
 @dataclass(frozen=True)
@@ -92,12 +94,12 @@ def stitch(
     if profile not in quantize.PROFILES:
         raise UserError(f"profile '{profile}'{did_you_mean(profile, quantize.PROFILES)}")
     parts = _parts(workspace, study, {"head": head, "arm": arm, "layer": layer})
-    waves = _clips(parts, workspace, root, clips)
+    waves, calibration = _clips(parts, workspace, root, clips)
     path = output or parts.study.plan.folder / f"{parts.choice.head}-{profile}.onnx"
     if not path.parent.is_dir():
         raise UserError(f"{path.parent}: no such folder; make it, or give another -o")
     plain = _float_graph(parts)
-    final = quantize.PROFILES[profile](plain)
+    final = quantize.PROFILES[profile](plain, [] if profile == "float" else list(calibration))
     counts = quantize.check(final, profile)
     data = files.finished(final, _metadata(parts, profile))
     certificate = {
@@ -126,10 +128,11 @@ def _parts(workspace: Workspace, name: str | None, wanted: dict[str, Any]) -> Pa
     return Parts(finished, choice, recipe, spec, finished.refit(choice))
 
 
-def _clips(parts: Parts, workspace: Workspace, root: Path | None, count: int) -> Iterator[Wave]:
-    """Decoded clips of the study's corpus, spread over speakers and labels; those that cannot be read are left out.
+def _clips(parts: Parts, workspace: Workspace, root: Path | None, count: int) -> tuple[Iterator[Wave], Iterator[Wave]]:
+    """Decoded clips of the study's corpus, spread over speakers and labels: the certificate's, and calibration's.
 
-    Where the corpus lies is looked up at once, before the long work.
+    They are different clips where the corpus has enough. Those that cannot be read are left out. Where the corpus lies
+    is looked up at once, before the long work.
     """
     from embedkit import cache, corpora, extract
     from embedkit.errors import ClipError
@@ -143,15 +146,27 @@ def _clips(parts: Parts, workspace: Workspace, root: Path | None, count: int) ->
         utterances = file.utterances()
     rows = [utterances[row] for row in source.rows]
     listen = extract.Listen(corpora.folder(corpus, place), parts.recipe, 0)
+    calibration, certified = _chosen(rows, count)
 
-    def waves() -> Iterator[Wave]:
-        for i in extract.spread(rows, count):
+    def waves(chosen: list[int]) -> Iterator[Wave]:
+        for i in chosen:
             try:
                 yield listen.read(rows[i])
             except ClipError:
                 continue
 
-    return waves()
+    return waves(certified), waves(calibration)
+
+
+def _chosen(rows: Sequence[Utterance], count: int) -> tuple[list[int], list[int]]:
+    """Rows to calibrate on and rows to certify: others, unless fewer than half as many as asked for are left."""
+    from embedkit.extract import spread
+
+    calibration = spread(rows, CALIBRATION)
+    others = sorted(set(range(len(rows))) - set(calibration))
+    if 2 * len(others) < min(count, len(rows)):
+        return calibration, spread(rows, count)
+    return calibration, [others[i] for i in spread([rows[i] for i in others], count)]
 
 
 def _float_graph(parts: Parts) -> onnx.ModelProto:

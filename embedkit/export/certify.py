@@ -23,6 +23,7 @@ LIMITS = {
     "float": {"mean_change": 0.002, "flips": 0.02},
     "size": {"mean_change": 0.05, "flips": 0.10},
     "speed": {"mean_change": 0.05, "flips": 0.10},
+    "small": {"mean_change": 0.08, "flips": 0.15},
 }
 
 Wave = npt.NDArray[np.float32]

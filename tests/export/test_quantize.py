@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from embedkit.errors import EmbedkitError
 from embedkit.export import quantize
+from embedkit.export.quantize import small
 
 RNG = np.random.default_rng(0)
 CHANNELS, WIDTH = 40, 36
@@ -134,3 +135,122 @@ def test_a_profile_does_not_change_the_graph_that_it_is_given() -> None:
     for profile in quantize.PROFILES.values():
         profile(plain)
     assert plain.SerializeToString(deterministic=True) == before
+
+
+# ---------------------------------------------------------------- small
+
+
+def layer(weight: np.ndarray) -> small.Layer:
+    kind = "MatMul" if weight.ndim == 2 else "Conv"
+    found = small.Layer.of(helper.make_node(kind, ["x", "w"], ["y"]), weight)
+    assert found
+    return found
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((256, 5), 0), ((6, 128, 3), 1), ((6, 4, 128), 2)])
+def test_4_bits_lose_less_than_the_plain_scale_of_each_block(shape: tuple[int, ...], axis: int) -> None:
+    """Against a loop over blocks: whole numbers in -8..7 that are the nearest to their scale, and no block is worse off
+    than at the scale of its largest weight."""
+    weight = normal(*shape)
+    np.moveaxis(weight, axis, 0)[:64] *= 3
+    whole, scale = small.rounded(layer(weight), None)
+    assert layer(weight).axis == axis
+    assert whole.min() >= -8 and whole.max() <= 7
+    lines = (np.moveaxis(each, axis, 0).reshape(each.shape[axis], -1) for each in (weight, whole, scale))
+    for line, numbers, steps in zip(*(each.T for each in lines), strict=True):
+        for block, ours, step in zip(
+            line.reshape(-1, small.BLOCK), numbers.reshape(-1, small.BLOCK), steps, strict=True
+        ):
+            np.testing.assert_array_equal(ours, np.clip(np.rint(block / step), -8, 7))
+            full = max(block.max() / 7, -block.min() / 8)
+            plain = np.rint(block / full) * full
+            assert ((ours * step - block) ** 2).sum() <= ((plain - block) ** 2).sum() * (1 + 1e-5)
+
+
+def test_the_output_on_the_clips_loses_less_than_by_the_nearest_steps() -> None:
+    """Inputs that go together: the output's squared error at least halves; on their own they change nothing."""
+    weight = normal(128, 16)
+    x = normal(4000, 12) @ normal(12, 128) + 0.1 * normal(4000, 128)
+    nearest, scale = small.rounded(layer(weight), None)
+    ours, same = small.rounded(layer(weight), (x.T @ x).astype(np.float64))
+    np.testing.assert_array_equal(scale, same)
+    step = np.repeat(scale, small.BLOCK, 0)
+    lost = [((x @ (whole * step - weight)) ** 2).sum() for whole in (ours, nearest)]
+    assert lost[0] < 0.5 * lost[1]
+    alone, _ = small.rounded(layer(weight), np.eye(128))
+    np.testing.assert_array_equal(alone, nearest)
+
+
+def sounding() -> onnx.ModelProto:
+    """signal, lengths -> embedding: windows of sound, a wide convolution, a linear layer, a table, the mean."""
+    tensors = {
+        "eye": np.eye(128, dtype=np.float32)[:, None],
+        "conv": normal(128, 128, 3) / 20,
+        "linear": normal(128, 24) / 11,
+        "table": normal(60, 24),
+        "at": np.array([1]),
+        "start": np.array([0]),
+        "own": np.array([60]),
+    }
+    nodes = [
+        helper.make_node("Unsqueeze", ["signal", "at"], ["wave"], "Unsqueeze"),
+        helper.make_node("Conv", ["wave", "eye"], ["windows"], "Conv_0", strides=[32]),
+        helper.make_node("Conv", ["windows", "conv"], ["frames"], "Conv_1", pads=[1, 1]),
+        helper.make_node("Transpose", ["frames"], ["turned"], "Transpose_2", perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["turned", "linear"], ["hidden"], "MatMul_3"),
+        helper.make_node("Slice", ["hidden", "start", "own", "at"], ["cut"], "Slice_4"),
+        helper.make_node("Add", ["cut", "table"], ["placed"], "Add_6"),
+        helper.make_node("ReduceMean", ["placed", "at"], ["embedding"], "Mean_7", keepdims=0),
+    ]
+    made = helper.make_graph(
+        nodes,
+        "g",
+        [
+            helper.make_tensor_value_info("signal", TensorProto.FLOAT, ["batch", "samples"]),
+            helper.make_tensor_value_info("lengths", TensorProto.INT64, ["batch"]),
+        ],
+        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", 24])],
+        [numpy_helper.from_array(array, name) for name, array in tensors.items()],
+    )
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+def clips(count: int, loud: float = 1.0) -> list[np.ndarray]:
+    """Noise, with steps between samples that go together."""
+    return [(loud * normal(6_500 + 100 * i).cumsum() / 30).astype(np.float32) for i in range(count)]
+
+
+def embeddings(model: onnx.ModelProto, waves: list[np.ndarray]) -> np.ndarray:
+    return np.array([found["embedding"][0] for found in quantize.outputs_of(model, ["embedding"], waves)])
+
+
+def test_small_holds_4_bits_and_calibration_brings_it_closer() -> None:
+    """Convolutions and linear layer in 4 bits, the table in 8. On clips that it was not fitted to, the calibrated
+    graph's embedding is nearer to the float graph's than the one that was only rounded."""
+    plain, others = sounding(), clips(6)
+    exact = embeddings(plain, others)
+    lost = {}
+    for name, waves in (("rounded", []), ("calibrated", clips(8))):
+        model = quantize.PROFILES["small"](plain, waves)
+        onnx.checker.check_model(model, full_check=True)
+        found = quantize.check(model, "small")
+        assert found["four_bit"] == {"convolution": 2, "linear": 1}
+        assert found["nodes"] == {"convolution": 2, "linear": 1, "table": 1}
+        assert found["bytes"]["convolution int4"] == 128 * 128 * (1 + 3) // 2
+        lost[name] = np.abs(embeddings(model, others) - exact).mean()
+    assert 0 < lost["calibrated"] < 0.7 * lost["rounded"]
+
+
+@pytest.mark.parametrize("profile", ["size", "speed", "small"])
+def test_on_its_clips_the_embedding_has_no_mean_shift(profile: str) -> None:
+    """To 1e-5, where without the correction it is past 1e-3; the head then sees the corrected embedding."""
+    plain, waves = sounding(), clips(8)
+    exact = embeddings(plain, waves).mean(0)
+    ours = embeddings(quantize.PROFILES[profile](plain, waves), waves).mean(0)
+    np.testing.assert_allclose(ours, exact, atol=1e-5)
+    assert np.abs(embeddings(quantize.PROFILES[profile](plain), waves).mean(0) - exact).max() > 1e-3
+
+
+def test_small_without_4_bits_is_refused() -> None:
+    with pytest.raises(EmbedkitError, match="no weight in 4 bits"):
+        quantize.check(quantize.PROFILES["size"](sounding()), "small")

@@ -1,14 +1,15 @@
 """Profiles: the same graph, smaller or faster. Each is one function from a float graph to its final one.
 
 float      the reference
-size       every large weight in 8 bits, all arithmetic in float32
+size       every large weight in 8 bits
 speed.py   the products in 8-bit integers, convolutions as products
+small.py   weights in 4 bits
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,18 +22,52 @@ from embedkit.errors import EmbedkitError
 SMALLEST = 1024  # elements: smaller weights together weigh less than their error is worth
 TABLES = ("fourier", "filters")  # the log-mel's own constants are a formula, not weights: they stay exact
 PRODUCTS = ("Conv", "MatMul", "Gemm", "MatMulInteger")  # what multiplies by a weight, its second input
-WHOLE = (TensorProto.INT8, TensorProto.UINT8)
 
 Array = npt.NDArray[np.float32]
+Wave = Array  # [samples], 16 kHz
 
 
-def as_float(model: onnx.ModelProto) -> onnx.ModelProto:
+# ---------------------------------------------------------------- the profiles
+
+
+def as_float(model: onnx.ModelProto, _: Sequence[Wave] = ()) -> onnx.ModelProto:
     """float: nothing is changed."""
     return model
 
 
-def as_size(model: onnx.ModelProto) -> onnx.ModelProto:
-    """size: int8 weights, symmetric, one scale an output channel, each with a DequantizeLinear before its use."""
+def as_size(model: onnx.ModelProto, waves: Sequence[Wave] = ()) -> onnx.ModelProto:
+    """size: all arithmetic stays in float32."""
+    return corrected(in_8_bits(model), model, waves)
+
+
+def as_speed(model: onnx.ModelProto, waves: Sequence[Wave] = ()) -> onnx.ModelProto:
+    """speed: linear layers and wide convolutions are computed in 8-bit integers."""
+    from embedkit.export.quantize import speed
+
+    return corrected(in_8_bits(speed.integer_products(model)), model, waves)
+
+
+def as_small(model: onnx.ModelProto, waves: Sequence[Wave] = ()) -> onnx.ModelProto:
+    """small: weights in 4 bits where they divide into blocks, the rest in 8; all arithmetic stays in float32."""
+    from embedkit.export.quantize import small
+
+    return corrected(in_8_bits(small.in_4_bits(model, waves)), model, waves)
+
+
+# From a float graph, and some clips to calibrate on, to the final graph. Without clips nothing is fitted to any.
+PROFILES: dict[str, Callable[..., onnx.ModelProto]] = {
+    "float": as_float,
+    "size": as_size,
+    "speed": as_speed,
+    "small": as_small,
+}
+
+
+# ---------------------------------------------------------------- weights
+
+
+def in_8_bits(model: onnx.ModelProto) -> onnx.ModelProto:
+    """int8 weights, symmetric, one scale an output channel, each with a DequantizeLinear before its use."""
     result = copied(model)
     graph = result.graph
     kept = {tensor.name: tensor for tensor in graph.initializer}
@@ -50,23 +85,6 @@ def as_size(model: onnx.ModelProto) -> onnx.ModelProto:
     return result
 
 
-def as_speed(model: onnx.ModelProto) -> onnx.ModelProto:
-    """speed: see `embedkit.export.quantize.speed`."""
-    from embedkit.export.quantize import speed
-
-    return as_size(speed.integer_products(model))
-
-
-PROFILES: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
-    "float": as_float,
-    "size": as_size,
-    "speed": as_speed,
-}
-
-
-# ---------------------------------------------------------------- weights
-
-
 def quantized(weight: Array, axis: int) -> tuple[npt.NDArray[np.int8], Array]:
     """int8 of the same shape in -127..127 and one float32 scale for each index of `axis`."""
     others = tuple(i for i in range(weight.ndim) if i != axis)
@@ -81,16 +99,16 @@ def _spread(scale: Array, ndim: int, axis: int) -> Array:
 
 
 def weights(graph: onnx.GraphProto) -> dict[str, int]:
-    """{initializer: its axis of output channels} of every large weight that a Conv, MatMul or Gemm multiplies by."""
-    large = {
-        t.name
-        for t in graph.initializer
-        if t.data_type == TensorProto.FLOAT and np.prod(t.dims) >= SMALLEST and not t.name.endswith(TABLES)
-    }
+    """{initializer: its axis of output channels} of every large weight that a Conv, MatMul or Gemm multiplies by, and
+    of every table that is added."""
+    sizes = {t.name: t.dims for t in graph.initializer if t.data_type == TensorProto.FLOAT}
+    large = {name for name, dims in sizes.items() if np.prod(dims) >= SMALLEST and not name.endswith(TABLES)}
     found = {}
     for node in graph.node:
         if len(node.input) > 1 and node.input[1] in large and node.op_type in ("Conv", "MatMul", "Gemm"):
             found[node.input[1]] = 0 if node.op_type == "Conv" or attributes(node).get("transB") else 1
+        elif node.op_type == "Add":  # a table of positions; biases are small
+            found |= {name: 1 for name in node.input if name in large and len(sizes[name]) == 2}
     return found
 
 
@@ -102,6 +120,33 @@ def _follow(kept: dict[str, TensorProto], weight: Array, rounded: Array) -> None
             if np.array_equal(copy.ravel(), weight.ravel()):
                 values = rounded.astype(np.float64).reshape(copy.shape)
                 kept[name] = numpy_helper.from_array(values, name)
+
+
+# ---------------------------------------------------------------- calibration
+
+
+def corrected(model: onnx.ModelProto, plain: onnx.ModelProto, waves: Sequence[Wave]) -> onnx.ModelProto:
+    """The quantized graph with the mean shift of its embedding on the clips taken back, before the head.
+
+    Rounding moves the embeddings of all clips the same way to a good part: a constant takes that back for nothing.
+    """
+    if not waves:
+        return model
+    ours, exact = (
+        np.mean([found["embedding"][0] for found in outputs_of(each, ["embedding"], waves)], 0, dtype=np.float64)
+        for each in (model, plain)
+    )
+    result = copied(model)
+    graph, name = result.graph, "embedding:uncorrected"
+    shift = numpy_helper.from_array(np.asarray(exact - ours, np.float32), "embedding:shift")
+    nodes = []
+    for node in graph.node:
+        nodes.append(node)
+        if "embedding" in node.output:
+            node.output[:] = [name if output == "embedding" else output for output in node.output]
+            nodes.append(helper.make_node("Add", [name, shift.name], ["embedding"], "Correct"))
+    replace(graph, nodes, [*graph.initializer, shift])
+    return result
 
 
 # ---------------------------------------------------------------- graphs
@@ -128,26 +173,51 @@ def replace(graph: onnx.GraphProto, nodes: Iterator[onnx.NodeProto] | list[onnx.
     graph.node.extend(nodes)
 
 
+def outputs_of(model: onnx.ModelProto, names: Sequence[str], waves: Iterable[Wave]) -> Iterator[dict[str, Array]]:
+    """The values of some of a graph's tensors, clip by clip."""
+    import onnxruntime
+
+    from embedkit.runtime.model import options
+
+    if not names:
+        return
+    whole = copied(model)
+    del whole.graph.output[:]
+    whole.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    session = onnxruntime.InferenceSession(whole.SerializeToString(), options(), providers=["CPUExecutionProvider"])
+    for wave in waves:
+        found = session.run(list(names), {"signal": wave[None], "lengths": np.array([len(wave)])})
+        yield dict(zip(names, found, strict=True))
+
+
 # ---------------------------------------------------------------- what a graph holds
 
 
 def counts(model: onnx.ModelProto) -> dict[str, dict[str, int]]:
-    """What a graph holds: {"nodes": 8-bit weights by kind, "integer": products in integers by kind, "bytes": weights'
-    bytes by "kind dtype"}.
+    """What a graph holds: {"nodes": weights of 8 or 4 bits by kind, "four_bit": those of 4, "integer": products in
+    integers by kind, "bytes": weights' bytes by "kind dtype"}.
 
-    Kinds: convolution, positional convolution, linear, head, other (biases, norms, tables).
+    Kinds: convolution, positional convolution, linear, head, table, other (biases, norms, scales).
     """
-    nodes: Counter[str] = Counter()
-    sizes: Counter[str] = Counter()
-    kinds = {node.input[1]: kind for node, kind in _products(model.graph)}
+    found: dict[str, Counter[str]] = {key: Counter() for key in ("nodes", "four_bit", "integer", "bytes")}
+    kinds = _kinds(model.graph)
     for tensor in model.graph.initializer:
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
         kind = kinds.get(tensor.name.rpartition(":")[0] or tensor.name, kinds.get(tensor.name, "other"))
-        if tensor.data_type in WHOLE and kind != "other":
-            nodes[kind] += 1
-        sizes[f"{kind} {dtype}"] += int(np.prod(tensor.dims)) * dtype.itemsize
-    integer = Counter(kind for node, kind in _products(model.graph) if node.op_type == "MatMulInteger")
-    return {key: dict(sorted(each.items())) for key, each in (("nodes", nodes), ("integer", integer), ("bytes", sizes))}
+        four = tensor.data_type == TensorProto.INT4
+        if kind != "other" and (four or tensor.data_type == TensorProto.INT8):
+            found["nodes"][kind] += 1
+            found["four_bit"][kind] += four
+        found["bytes"][f"{kind} {dtype}"] += len(tensor.raw_data)
+    found["integer"].update(kind for node, kind in _products(model.graph) if node.op_type == "MatMulInteger")
+    return {key: dict(sorted((+each).items())) for key, each in found.items()}
+
+
+def _kinds(graph: onnx.GraphProto) -> dict[str, str]:
+    """{weight: its kind}, by the node that uses it."""
+    used = {node.input[1]: kind for node, kind in _products(graph)}
+    back = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    return dict.fromkeys(back, "table") | used
 
 
 def _products(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, str]]:
@@ -165,18 +235,24 @@ def _kind(node: onnx.NodeProto) -> str:
     return "convolution" if "Conv_" in node.name else "linear"
 
 
+PROMISES = {"speed": ("integer", "product in integers"), "small": ("four_bit", "weight in 4 bits")}
+
+
 def check(model: onnx.ModelProto, profile: str) -> dict[str, dict[str, int]]:
-    """The counts of a finished graph; EmbedkitError where a profile that promises int8 left a large weight in float."""
+    """The counts of a finished graph; EmbedkitError where it is not what the profile promises.
+
+    No profile but `float` leaves a large weight in float32; see PROMISES.
+    """
     found = counts(model)
-    left = 0 if profile == "float" else len(weights(model.graph))
-    held = sum(found["nodes"].values())
-    if profile != "float" and (left or not held):
+    if profile == "float":
+        return found
+    left, held = len(weights(model.graph)), sum(found["nodes"].values())
+    if left or not held:
         raise EmbedkitError(
             f"profile '{profile}' holds {held} 8-bit weights and {left} large ones in"
-            " float32, expected all in 8 bits: the export is broken, please report it"
+            " float32, expected all in 8 bits or less: the export is broken, please report it"
         )
-    if profile == "speed" and not found["integer"]:
-        raise EmbedkitError(
-            "profile 'speed' holds no product in integers, expected one a layer: the export is broken, please report it"
-        )
+    key, what = PROMISES.get(profile, ("nodes", ""))
+    if not found[key]:
+        raise EmbedkitError(f"profile '{profile}' holds no {what}: the export is broken, please report it")
     return found

@@ -1,0 +1,181 @@
+"""small: weights in 4 bits by blocks, rounded so that a layer's output changes least on real sound.
+
+The weights of a block share one scale. What a weight loses to rounding is made up for by the weights of the same output
+that are not rounded yet (GPTQ, Frantar et al. 2022, with the scales fixed before), as far as the layer's inputs on the
+calibration clips allow. All arithmetic stays in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from embedkit.export.quantize import Array, Wave, attributes, copied, outputs_of, replace, weights
+
+BLOCK = 128  # weights that share a scale
+LEAST, MOST = -8, 7  # of 4 bits
+INT4 = helper.tensor_dtype_to_np_dtype(TensorProto.INT4)
+SHARES = np.linspace(1.0, 0.6, 17)  # of a block's largest weight: what is tried as its scale
+ROWS = 600  # of a layer's inputs, at most, of a clip: neighbours say nearly the same
+FRAME = 320  # samples: both families have one frame for so many. Whisper's window holds others, past the clip's end
+DAMPING = 0.01  # of the mean diagonal, as in the paper
+WIDEST = 4096  # inputs: beyond it the second moments would cost more than they are worth
+
+Moments = npt.NDArray[np.float64]
+Whole = npt.NDArray[np.int8]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A linear layer or a convolution whose weights divide into blocks along `axis`."""
+
+    node: onnx.NodeProto
+    weight: Array  # [input, output], or [output, channel, kernel]
+    axis: int
+
+    @classmethod
+    def of(cls, node: onnx.NodeProto, weight: Array) -> Layer | None:
+        """None where no axis of inputs divides."""
+        axes = {"MatMul": [0], "Conv": [1, 2]}.get(node.op_type, [])
+        axis = next((axis for axis in axes if weight.shape[axis] % BLOCK == 0), None)
+        return None if axis is None else cls(node, weight, axis)
+
+    @property
+    def source(self) -> str:
+        return str(self.node.input[0])
+
+    @property
+    def sees(self) -> str:
+        """What layers with the same inputs have in common."""
+        return f"{self.node.op_type} {self.node.input[0]} {sorted(attributes(self.node).items())}"
+
+    @property
+    def measured(self) -> bool:
+        """Whether its inputs are few enough, and the same for all outputs."""
+        return len(self.matrix(self.weight)) <= WIDEST and attributes(self.node).get("group", 1) == 1
+
+    def matrix(self, values: npt.NDArray) -> npt.NDArray:  # type: ignore[type-arg]
+        """[input, output]; of a convolution the inputs are channel * kernel."""
+        return values if self.node.op_type == "MatMul" else values.reshape(len(values), -1).T
+
+    def back(self, matrix: Whole) -> Whole:
+        return matrix if self.node.op_type == "MatMul" else np.ascontiguousarray(matrix.T).reshape(self.weight.shape)
+
+    def inputs(self, value: Array, samples: int) -> Array:
+        """What it multiplies by its weight for a clip of so many samples: [row, input], at most ROWS rows."""
+        if self.node.op_type == "MatMul":
+            rows = value.reshape(-1, value.shape[-1])[: samples // FRAME + 1]
+            return rows[:: max(1, len(rows) // ROWS)]
+        said = attributes(self.node)
+        padded = np.pad(value[0], ((0, 0), tuple(said.get("pads", (0, 0)))))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, self.weight.shape[2], 1)
+        windows = windows[:, :: said.get("strides", [1])[0]]  # [channel, window, kernel]
+        windows = windows[:, :: max(1, windows.shape[1] // ROWS)]
+        return windows.transpose(1, 0, 2).reshape(windows.shape[1], -1)
+
+
+def in_4_bits(model: onnx.ModelProto, waves: Sequence[Wave]) -> onnx.ModelProto:
+    """The graph with the weights of its linear layers and convolutions in 4 bits, each with a DequantizeLinear.
+
+    The head, the first convolution and what else does not divide into blocks are left as they are.
+    """
+    result = copied(model)
+    graph = result.graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    layers = _layers(graph, tensors)
+    moments = _moments(model, layers, waves)
+    nodes = []
+    for name, layer in layers.items():
+        whole, scale = rounded(layer, moments.get(name))
+        del tensors[name]
+        tensors[name + ":int4"] = numpy_helper.from_array(whole.astype(INT4), name + ":int4")
+        tensors[name + ":scale"] = numpy_helper.from_array(scale, name + ":scale")
+        parts = [name + ":int4", name + ":scale"]
+        back = helper.make_node("DequantizeLinear", parts, [name], f"DQ:{name}", axis=layer.axis, block_size=BLOCK)
+        nodes.append(back)
+    replace(graph, [*nodes, *graph.node], tensors.values())
+    return result
+
+
+def _layers(graph: onnx.GraphProto, tensors: dict[str, onnx.TensorProto]) -> dict[str, Layer]:
+    large = weights(graph)
+    found: dict[str, Layer] = {}
+    for node in graph.node:
+        name = node.input[1] if len(node.input) > 1 else ""
+        if name in large and not node.name.startswith("head/"):
+            layer = Layer.of(node, numpy_helper.to_array(tensors[name]))
+            if layer:
+                found[name] = layer
+    return found
+
+
+def _moments(model: onnx.ModelProto, layers: dict[str, Layer], waves: Sequence[Wave]) -> dict[str, Moments]:
+    """{weight: second moments [input, input] of its layer's inputs over the clips}; layers of one input share them."""
+    measured = {name: layer for name, layer in layers.items() if layer.measured}
+    sources = sorted({layer.source for layer in measured.values()})
+    different = {layer.sees: layer for layer in measured.values()}
+    sums: dict[str, Moments] = {}
+    for wave, values in zip(waves, outputs_of(model, sources, waves), strict=bool(sources)):
+        for sees, layer in different.items():
+            rows = layer.inputs(values[layer.source], len(wave))
+            sums[sees] = sums.get(sees, 0) + (rows.T @ rows).astype(np.float64)
+    return {name: sums[layer.sees] for name, layer in measured.items() if sums}
+
+
+def rounded(layer: Layer, moments: Moments | None) -> tuple[Whole, Array]:
+    """Whole numbers -8..7 of the weight's shape and the scale of each block.
+
+    moments: of the layer's inputs; None: every weight goes to its nearest step.
+    """
+    scale = scales(layer.weight, layer.axis)
+    step = np.repeat(scale, BLOCK, layer.axis)
+    if moments is None:
+        return _nearest(layer.weight / step), scale
+    return layer.back(compensated(layer.matrix(layer.weight), layer.matrix(step), moments)), scale
+
+
+def _nearest(value: npt.NDArray[np.floating]) -> Whole:
+    whole: Whole = np.clip(np.rint(value), LEAST, MOST).astype(np.int8)
+    return whole
+
+
+def scales(weight: Array, axis: int) -> Array:
+    """Of each block the scale with the least squared error among some: clipping a few large weights can pay."""
+    shape, inner = list(weight.shape), axis + 1
+    blocks = weight.reshape([*shape[:axis], shape[axis] // BLOCK, BLOCK, *shape[inner:]])
+    full = np.maximum(blocks.max(inner) / MOST, blocks.min(inner) / LEAST)
+    full[full <= 0] = 1.0
+    best, least = full, np.full(full.shape, np.inf)
+    for share in SHARES:
+        step = np.expand_dims(full * share, inner)
+        error = ((_nearest(blocks / step) * step - blocks) ** 2).sum(inner)
+        best, least = np.where(error < least, full * share, best), np.minimum(error, least)
+    result: Array = best.astype(np.float32)
+    return result
+
+
+def compensated(weight: Array, step: Array, moments: Moments) -> Whole:
+    """Whole numbers [input, output], one input after the other, its error spread over those to come (GPTQ)."""
+    left, upper = weight.astype(np.float64), _upper(moments)
+    whole = np.empty(weight.shape, np.int8)
+    for begin in range(0, len(left), BLOCK):
+        end = min(begin + BLOCK, len(left))
+        errors = np.empty((end - begin, weight.shape[1]))
+        for i in range(begin, end):
+            whole[i] = _nearest(left[i] / step[i])
+            errors[i - begin] = (left[i] - whole[i] * step[i].astype(np.float64)) / upper[i, i]
+            left[i + 1 : end] -= np.outer(upper[i, i + 1 : end], errors[i - begin])
+        left[end:] -= upper[begin:end, end:].T @ errors
+    return whole
+
+
+def _upper(moments: Moments) -> Moments:
+    """Upper Cholesky factor of the inverse of the damped moments."""
+    size = len(moments)
+    damped = moments + np.eye(size) * (DAMPING * np.trace(moments) / size + 1e-12)
+    return np.ascontiguousarray(np.linalg.cholesky(np.linalg.inv(damped)).T)
