@@ -392,20 +392,48 @@ def _evaluate(verbs: Any) -> None:
     p.add_argument("model", type=Path, metavar="MODEL")
     p.add_argument("--corpus", required=True, metavar="NAME")
     p.add_argument("--root", type=Path, metavar="DIR", help="where the corpus lies")
+    p.add_argument(
+        "--long",
+        action="store_true",
+        help="on long recordings composed of the clips and pauses: with and without voice activity detection and"
+        " windows; how much more is called neutral than is",
+    )
+    long = p.add_argument_group("with --long")
+    long.add_argument(
+        "--held-out",
+        action="store_true",
+        default=None,
+        help="judge each clip by its study's head of the fold that was tested on it",
+    )
+    long.add_argument("--clips", type=int, metavar="N", help="clips in each recording (default: 4)")
+    long.add_argument("--gap", type=float, nargs=2, metavar="S", help="shortest and longest pause (default: 1 6)")
+    long.add_argument("--noise", type=float, metavar="DB", help="of half the pauses, against the clips (default: -30)")
+    long.add_argument("--seed", type=int, metavar="N", help="of the composition (default: 0)")
 
 
 def _run_evaluate(args: argparse.Namespace) -> dict[str, Any]:
     from embedkit import corpora
     from embedkit.runtime import Predictor, evaluate
 
+    asked = {k: getattr(args, k) for k in ("held_out", "clips", "gap", "noise", "seed") if getattr(args, k) is not None}
+    if asked and not args.long:
+        raise UserError(f"--{next(iter(asked)).replace('_', '-')} belongs to --long; give both or neither")
     predictor = Predictor(args.model)
     root = _workspace(args).corpus_root(args.corpus, args.root)
+    if args.long:
+        from embedkit import neutral
+
+        return neutral.evaluate(_workspace(args), predictor, args.corpus, root, **asked)
     rows = corpora.load(args.corpus, root)
     labels = corpora.reader(args.corpus, root).LABELS
     return {"corpus": args.corpus, **evaluate(predictor, rows, corpora.folder(args.corpus, root), labels)}
 
 
 def _show_evaluate(r: dict[str, Any]) -> str:
+    if "ways" in r:
+        from embedkit.neutral import text
+
+        return text(r)
     lines = [f"{r['corpus']}: {r['rows']} clips   WA {r['wa']:.4f}   UA {r['ua']:.4f}   macro F1 {r['macro_f1']:.4f}"]
     names = list(r["f1"])
     lines.append("  said as   " + "".join(f"{n:>11}" for n in names) + "         F1")

@@ -36,8 +36,16 @@ def metadata(**changes: str | None) -> dict[str, str]:
     return {f"embedkit.{key}": value for key, value in meta.items() if value is not None}
 
 
-def build(path: Path, *, signal: str = "signal", output: str = "probabilities", **changes: str | None) -> Path:
-    """Write a signed file; `signal` and `output` rename an input and an output."""
+def build(
+    path: Path,
+    *,
+    signal: str = "signal",
+    output: str = "probabilities",
+    offset: np.ndarray = OFFSET,
+    width: int = 1,
+    **changes: str | None,
+) -> Path:
+    """A signed file; signal and output give those other names; the embedding is mean |x|, width times."""
     nodes = [
         helper.make_node("Abs", [signal], ["loud"]),
         helper.make_node("Cast", ["loud"], ["precise"], to=TensorProto.DOUBLE),  # a long float32 sum drifts
@@ -45,7 +53,8 @@ def build(path: Path, *, signal: str = "signal", output: str = "probabilities", 
         helper.make_node("Cast", ["lengths"], ["n"], to=TensorProto.DOUBLE),
         helper.make_node("Unsqueeze", ["n", "time"], ["count"]),
         helper.make_node("Div", ["sum", "count"], ["mean"]),
-        helper.make_node("Cast", ["mean"], ["embedding"], to=TensorProto.FLOAT),
+        helper.make_node("Cast", ["mean"], ["loudness"], to=TensorProto.FLOAT),
+        helper.make_node("Concat", ["loudness"] * width, ["embedding"], axis=1),
         helper.make_node("Gemm", ["embedding", "slope", "offset"], ["logits"]),
         helper.make_node("Softmax", ["logits"], [output], axis=1),
     ]
@@ -56,9 +65,10 @@ def build(path: Path, *, signal: str = "signal", output: str = "probabilities", 
     outputs = [
         helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", 4]),
         helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 4]),
-        helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", 1]),
+        helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", width]),
     ]
-    constants = {"slope": SLOPE, "offset": OFFSET, "time": np.array([1], np.int64)}
+    slope = np.repeat(SLOPE / width, width, axis=0)
+    constants = {"slope": slope, "offset": offset.astype(np.float32), "time": np.array([1], np.int64)}
     graph = helper.make_graph(
         nodes, "loudness", inputs, outputs, [numpy_helper.from_array(v, k) for k, v in constants.items()]
     )

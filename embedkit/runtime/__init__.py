@@ -7,7 +7,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import copy
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,13 @@ class Predictor:
         self._session, self.meta = model.load(self.path, threads)
         self.labels = CLASSES
         self.rate = audio.RATE
+        self._head: Callable[[Wave], Wave] | None = None
+
+    def with_head(self, head: Callable[[Wave], Wave]) -> Predictor:
+        """The same file with another head: embedding [d] (what the file's own head is given) to probabilities [4]."""
+        other = copy.copy(self)
+        other._head = head
+        return other
 
     def probabilities(self, wave: Wave) -> Wave:
         """float32 [4], in the order of `labels`, for one clip: float [samples], raw 16 kHz mono, about -1 to 1.
@@ -45,11 +53,14 @@ class Predictor:
         if len(wave) < SHORTEST:
             raise ClipError(f"too short: {len(wave)} samples at 16 kHz, at least {SHORTEST} (25 ms) are expected")
         audio.refuse_silence(wave)
+        given = "embedding" if self._head else "probabilities"
         feed = {"signal": wave[None], "lengths": np.array([len(wave)], np.int64)}
         try:
-            result: Wave = self._session.run(["probabilities"], feed)[0][0]
+            result: Wave = self._session.run([given], feed)[0][0]
         except Exception as error:  # onnxruntime has no common base class for its errors
             raise ClipError(f"the model cannot judge it ({model.first_line(error)})") from None
+        if self._head:
+            result = np.asarray(self._head(result), np.float32)
         if not np.isfinite(result).all():
             raise ClipError("the model gives no finite probabilities for it")
         return result
