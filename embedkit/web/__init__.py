@@ -23,12 +23,14 @@ from typing import Any
 from embedkit import audio
 from embedkit.errors import UserError
 from embedkit.runtime import SHORTEST, model, speech
+from embedkit.workspace import inside
 
 PACKAGE = "onnxruntime-web@1.30.0"
 INTEGRITY = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="  # SHA-512
 RUNTIME = ("ort.wasm.min.js", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")  # of its dist/
 PAGE = Path(__file__).parent / "page"
 ASSETS = ("style.css", "app.js", "worker.js", "recorder.js", "index.html")  # the page itself last
+ABOUT = "model.json"
 TOLD = ("study", "arm", "head", "layer", "encoder", "profile", "weights", "version")  # of the metadata, on the page
 PORT = 8000
 
@@ -46,7 +48,7 @@ def write(exported: Path, folder: Path, package: Path | None = None) -> dict[str
     with tarfile.open(package or fetch()) as archive:
         content = {name: _member(archive, f"package/dist/{name}") for name in RUNTIME}
     content[exported.name] = exported.read_bytes()
-    content["model.json"] = json.dumps(_about(exported, meta), indent=1).encode()
+    content[ABOUT] = json.dumps(_about(exported.name, content[exported.name], meta), indent=1).encode()
     content |= {name: (PAGE / name).read_bytes() for name in ASSETS}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,11 +61,12 @@ def write(exported: Path, folder: Path, package: Path | None = None) -> dict[str
     return {"folder": str(folder), "files": sorted(content), "bytes": sum(map(len, content.values()))}
 
 
-def _about(exported: Path, meta: dict[str, str]) -> dict[str, Any]:
+def _about(name: str, exported: bytes, meta: dict[str, str]) -> dict[str, Any]:
     """What the page must know of the file, and the numbers by which the runtime cuts and refuses."""
     return {
-        "model": exported.name,
-        "bytes": exported.stat().st_size,
+        "model": name,
+        "bytes": len(exported),
+        "sha256": hashlib.sha256(exported).hexdigest(),  # by which the page knows a damaged one
         "labels": list(model.CLASSES),
         "rate": audio.RATE,
         "window": speech.WINDOW,
@@ -160,15 +163,28 @@ class _Handler(SimpleHTTPRequestHandler):
 def server(folder: Path, port: int = PORT) -> ThreadingHTTPServer:
     """A server of a page's folder on 127.0.0.1 only, not yet serving. port 0: any that is free.
 
-    Raises UserError where the folder holds no page or the port is taken.
+    Raises UserError where the folder holds no page or the port is taken, ModelError where the page's file is damaged or
+    not ours.
     """
-    if not (folder / "index.html").is_file() or not (folder / "model.json").is_file():
-        raise UserError(f"{folder}: no page there; write one with embedkit stitch-export --web {folder}")
+    model.load(_exported(folder), threads=1)
     try:
         return ThreadingHTTPServer(("127.0.0.1", port), partial(_Handler, directory=str(folder)))
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"port {port} cannot be used ({reason}); give another with --port") from None
+
+
+def _exported(folder: Path) -> Path:
+    """The file that a page in a folder runs."""
+    try:
+        name = json.loads((folder / ABOUT).read_text(encoding="utf-8"))["model"]
+        if not (folder / "index.html").is_file():
+            raise KeyError
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{folder}: no whole page there; write one with embedkit stitch-export --web {folder}"
+        ) from None
+    return inside(folder, str(name))
 
 
 def serve(folder: Path, port: int = PORT, announce: Callable[[str], None] = print) -> None:

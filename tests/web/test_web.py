@@ -47,6 +47,7 @@ def test_the_page_is_written_whole(loudness: Path, stand_in: Path, tmp_path: Pat
     assert (about["model"], about["labels"], about["rate"]) == (loudness.name, list(CLASSES), 16_000)
     assert (about["window"], about["last"], about["shortest"]) == (128_000, 16_000, 400)
     assert about["about"]["weights"] == "random"
+    assert about["sha256"] == hashlib.sha256(loudness.read_bytes()).hexdigest()
     for name in web.ASSETS:
         text = (folder / name).read_text(encoding="utf-8")
         assert "https://" not in text and text.replace('"http://www.w3.org/2000/svg"', "").count("http://") == 0
@@ -122,6 +123,40 @@ def test_the_server(loudness: Path, stand_in: Path, tmp_path: Path, served: Call
         assert another.server_address[0] == "127.0.0.1"
 
 
+def spoil(folder: Path, name: str, how: str) -> None:
+    """What may happen to a page's files on their way: cut short, a byte changed, labels missing, somebody else's."""
+    file = folder / name
+    data = file.read_bytes()
+    if how == "cut":
+        file.write_bytes(data[:-40])
+    elif how == "byte":
+        file.write_bytes(data.replace(b"Softmax", b"Softmux"))
+    elif how == "labels":
+        about = json.loads(data)
+        file.write_text(json.dumps({**about, "labels": about["labels"][::-1]}))
+    else:
+        file.write_text("<html>not here</html>")
+
+
+@pytest.mark.parametrize(("name", "how", "why"), [
+    ("loudness.onnx", "cut", "cut short"), ("loudness.onnx", "byte", "damaged"),
+    ("loudness.onnx", "other", "not a file of embedkit"), ("model.json", "other", "no whole page"),
+    ("model.json", "outside", "leads out"),
+])  # fmt: skip
+def test_a_spoiled_page_is_not_served(
+    loudness: Path, stand_in: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, how: str, why: str
+) -> None:
+    """`serve` looks at the file that the page runs before it begins: one clear line."""
+    web.write(loudness, tmp_path / "site", stand_in)
+    if how == "outside":
+        (tmp_path / "site" / name).write_text(json.dumps({"model": "../../etc/hostname"}))
+    else:
+        spoil(tmp_path / "site", name, how)
+    assert cli.run(["serve", str(tmp_path / "site"), "--port", "0"]) in (1, 2)
+    said = capsys.readouterr().err
+    assert why in said and said.count("\n") == 1
+
+
 def test_the_verbs(
     loudness: Path, stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -192,6 +227,59 @@ def test_a_browser_says_what_predict_says(
     assert browser.complaints == []
     assert browser.requests
     assert all(request.startswith((address, "blob:", "data:")) for request in browser.requests)
+
+
+@pytest.mark.slow
+def test_a_spoiled_file_is_refused_by_the_page(
+    loudness: Path, package: Path, tmp_path: Path, browse: Any, served: Callable[[Path], str]
+) -> None:
+    """The page itself, from any server: what is not the file that it was written for never runs, in one clear line."""
+    site = tmp_path / "site"
+    web.write(loudness, site, package)
+    whole = {name: (site / name).read_bytes() for name in (loudness.name, "model.json")}
+    address = served(site)
+    browser = browse()
+    browser.ask("Network.setCacheDisabled", cacheDisabled=True)  # files change here within a second, which HTTP misses
+    for name, how, why in (
+        (loudness.name, "cut", "bytes of"),
+        (loudness.name, "byte", "SHA-256"),
+        (loudness.name, "other", "damaged"),
+        ("model.json", "labels", "model.json is damaged"),
+        ("model.json", "other", "model.json is damaged"),
+    ):
+        spoil(site, name, how)
+        browser.open(address)
+        assert browser.run("document.body.dataset.state") == "failed"
+        shown = browser.run("document.querySelector('#error').innerText")
+        assert why in shown and "stitch-export --web" in shown and "\n" not in shown
+        assert browser.run("document.querySelector('#record').disabled && document.querySelector('#file').disabled")
+        (site / name).write_bytes(whole[name])
+    (site / loudness.name).unlink()
+    browser.open(address)
+    assert "served whole" in browser.run("document.querySelector('#error').innerText")
+
+
+@pytest.mark.slow
+def test_a_dropped_recording_without_a_network(
+    loudness: Path, package: Path, tmp_path: Path, browse: Any, served: Callable[[Path], str]
+) -> None:
+    """A file dropped anywhere on the page, with the network gone after loading: judged as `predict --no-vad` does."""
+    loud = tmp_path / "loud.wav"
+    soundfile.write(loud, 0.3 * np.sign(np.sin(2 * np.pi * 200 * np.arange(16_000 * 3) / 16_000)), 16_000)
+    web.write(loudness, tmp_path / "site", package)
+    browser = browse()
+    browser.open(served(tmp_path / "site"))
+    browser.ask("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=-1, uploadThroughput=-1)
+    data = {"items": [], "files": [str(loud)], "dragOperationsMask": 1}
+    browser.ask("Input.dispatchDragEvent", type="dragEnter", x=300, y=400, data=data)
+    browser.ask("Input.dispatchDragEvent", type="dragOver", x=300, y=400, data=data)
+    assert browser.run("document.body.classList.contains('over')")
+    browser.ask("Input.dispatchDragEvent", type="drop", x=300, y=400, data=data)
+    browser.wait("document.querySelector('#status').innerText === 'Done.'")
+    rows = np.array(browser.run(WORDS))
+    expected = Predictor(loudness, threads=1).predict(loud, vad=False)["probabilities"]
+    assert np.abs(rows[0, :4] - list(expected.values())).max() < 1e-3
+    assert not browser.run("document.body.classList.contains('over')")
 
 
 @pytest.mark.slow

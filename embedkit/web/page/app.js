@@ -2,6 +2,8 @@
 
 const $ = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
+const LABELS = ["anger", "happiness", "neutral", "sadness"];
+const AGAIN = "write the page again with embedkit stitch-export --web";
 const LONGEST = 7200; // s: a browser holds a decoded recording in memory as a whole
 
 let about; // model.json: the file's name, its labels, and the runtime's numbers
@@ -329,7 +331,7 @@ function clock(seconds) {
 // ---------------------------------------------------------------- begin
 
 async function load() {
-  about = await (await fetched("model.json")).json();
+  about = await described();
   const size = (about.bytes / 1e6).toFixed(1);
   const { study, head, profile, encoder, weights } = about.about;
   const parts = [`${size} MB`, study && `study ${study}`, head && `head ${head}`, encoder, profile && `profile ${profile}`];
@@ -341,6 +343,7 @@ async function load() {
   $("columns").replaceChildren(...heads.map((text) => element("th", { scope: "col" }, text)));
   tell(`Loading the model, ${size} MB …`);
   const model = await (await fetched(encodeURIComponent(about.model))).arrayBuffer();
+  await verify(model);
   const { threads } = await ask("load", { model }, [model]);
   $("threads").textContent = threads > 1 ? `${threads} threads` : "one thread";
   $("record").disabled = $("file").disabled = false;
@@ -350,8 +353,32 @@ async function load() {
 
 async function fetched(name) {
   const answer = await fetch(name);
-  if (!answer.ok) throw new Error(`${name}: ${answer.status} ${answer.statusText}`);
+  if (!answer.ok) throw new Error(`${name}: ${answer.status} ${answer.statusText}; is the page's folder served whole?`);
   return answer;
+}
+
+async function described() {
+  const answer = await fetched("model.json");
+  const said = await answer.json().catch(() => ({}));
+  if (LABELS.some((label, i) => said.labels?.[i] !== label) || !said.sha256) {
+    throw new Error(`model.json is damaged or not embedkit's; ${AGAIN}`);
+  }
+  return said;
+}
+
+/** Refuses a file that is not, byte for byte, the one that the page was written for. */
+async function verify(model) {
+  if (model.byteLength !== about.bytes) {
+    throw new Error(`${about.model} is damaged, ${model.byteLength} bytes of ${about.bytes}; ${AGAIN}`);
+  }
+  if (!crypto.subtle) { // browsers keep it, as the microphone, for https and localhost
+    $("model").append(" · its SHA-256 is not checked, for this address is neither https nor localhost");
+    return;
+  }
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", model));
+  if (Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("") !== about.sha256) {
+    throw new Error(`${about.model} is damaged, its SHA-256 is not the one that model.json says; ${AGAIN}`);
+  }
 }
 
 $("record").addEventListener("click", () => (microphone ? microphone.stop() : record()));
@@ -373,4 +400,7 @@ document.addEventListener("drop", (event) => {
   if (file && !$("file").disabled) readFile(file);
 });
 
-load().catch((error) => fail(`The page cannot start (${error.message}); is its folder served whole?`));
+load().catch((error) => {
+  about = undefined;
+  fail(`The page cannot start: ${error.message}.`);
+});
