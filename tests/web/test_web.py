@@ -152,7 +152,7 @@ def test_a_spoiled_page_is_not_served(
         (tmp_path / "site" / name).write_text(json.dumps({"model": "../../etc/hostname"}))
     else:
         spoil(tmp_path / "site", name, how)
-    assert cli.run(["serve", str(tmp_path / "site"), "--port", "0"]) in (1, 2)
+    assert cli.run(["serve", str(tmp_path / "site"), "--port", "0"]) == 2
     said = capsys.readouterr().err
     assert why in said and said.count("\n") == 1
 
