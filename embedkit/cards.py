@@ -92,7 +92,8 @@ class IntRange(Card):
     def _ordered(self) -> Self:
         if self.log and self.step != 1:
             raise ValueError("log = true goes with step = 1 only")
-        return _ordered(self)
+        _check_order(self)
+        return self
 
 
 class FloatRange(Card):
@@ -106,14 +107,13 @@ class FloatRange(Card):
         return _ordered(self)
 
 
-AnyRange = TypeVar("AnyRange", IntRange, FloatRange)
+AnyRange = TypeVar("AnyRange", bound="IntRange | FloatRange")
 
 
 def _ordered(of: AnyRange) -> AnyRange:
     if not of.low <= of.high or (of.log and of.low <= 0):
         least = "0 < low" if of.log else "low"
         raise ValueError(f"{least} <= high must hold, but got {of.low:g} and {of.high:g}")
-    return of
 
 
 class Choice(Card):
@@ -200,6 +200,35 @@ class Audit(Card):
     text: Literal["report", "fail"] = "report"  # what is made of a sentence on two sides of a split
 
 
+class Limits(Card):
+    """The most that an exported file may differ from torch on real clips."""
+
+    mean_change: float = Field(ge=0, le=1)  # of a probability
+    # Share of clips whose label is another. Where two classes are close to equal little is enough: a handful may flip.
+    flips: float = Field(ge=0, le=1)
+    ua_loss: float = Field(ge=0, le=1)  # UA of torch minus that of the file, on the test folds of the study
+
+
+class Certificate(Card):
+    """By profile; what a card leaves out stays as it is here. `float` is the graph before it is made smaller."""
+
+    float: Limits = Limits(mean_change=0.002, flips=0.02, ua_loss=0.005)
+    size: Limits = Limits(mean_change=0.05, flips=0.10, ua_loss=0.01)
+    speed: Limits = Limits(mean_change=0.05, flips=0.10, ua_loss=0.02)
+    small: Limits = Limits(mean_change=0.08, flips=0.15, ua_loss=0.01)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rest_as_by_default(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        return {name: {**_default(cls, name), **of} if isinstance(of, Mapping) else of for name, of in data.items()}
+
+
+def _default(kind: type[Card], name: str) -> dict[str, Any]:
+    return kind.model_fields[name].default.model_dump() if name in kind.model_fields else {}
+
+
 class Study(Card):
     """A question to the cache: corpora, label map, folds, heads, seeds, search."""
 
@@ -224,6 +253,7 @@ class Study(Card):
     seeds: int = Field(1, ge=1)  # 0..seeds-1
     search: Search = Search()
     audit: Audit = Audit()
+    certificate: Certificate = Certificate()  # what an exported file is held to
     compare: list[str] = ["ua"]  # by which scores results are tested against each other
     paper: Paper | None = None
     # A study of several parts: name -> what that part changes. Each is a study of its own, `<study>.<part>`.
