@@ -104,13 +104,11 @@ class FloatRange(Card):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        return _ordered(self)
+        _check_order(self)
+        return self
 
 
-AnyRange = TypeVar("AnyRange", bound="IntRange | FloatRange")
-
-
-def _ordered(of: AnyRange) -> AnyRange:
+def _check_order(of: IntRange | FloatRange) -> None:
     if not of.low <= of.high or (of.log and of.low <= 0):
         least = "0 < low" if of.log else "low"
         raise ValueError(f"{least} <= high must hold, but got {of.low:g} and {of.high:g}")
