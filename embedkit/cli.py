@@ -296,11 +296,22 @@ def _stitch_export(verbs: Any) -> None:
         help="size: 8-bit weights (default); speed: 8-bit integers; small: 4-bit weights; float: the reference",
     )
     p.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: studies/<study>/<head>-<profile>.onnx")
+    p.add_argument(
+        "--clips", type=int, metavar="N", help="real clips that certify it (default: 1000, or all there are)"
+    )
+    p.add_argument("--root", type=Path, metavar="DIR", help="where the corpus lies that the study was tested on")
+    p.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a limit that it is held to, e.g. certificate.size.flips=0.2",
+    )
     p.add_argument("--web", type=Path, metavar="DIR", help="write a page there that runs the file in a browser")
 
 
 def _run_stitch_export(args: argparse.Namespace) -> dict[str, Any]:
-    from embedkit import web
+    from embedkit import cards, web
     from embedkit.export import stitch
 
     package = web.fetch() if args.web else None  # what is missing is asked for before minutes of work
@@ -312,6 +323,9 @@ def _run_stitch_export(args: argparse.Namespace) -> dict[str, Any]:
         layer=args.layer,
         profile=args.profile,
         output=args.output,
+        root=args.root,
+        settings=cards.parse_settings(args.set),
+        **({} if args.clips is None else {"clips": args.clips}),
     )
     if args.web:
         result["web"] = web.write(Path(result["model"]), args.web, package)
@@ -319,9 +333,20 @@ def _run_stitch_export(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _show_stitch(r: dict[str, Any]) -> str:
+    from embedkit.export import modelcard
+    from embedkit.report import render
+
     c = r["certificate"]
-    lines = [f"{r['model']}: {r['bytes'] / 1e6:.2f} million bytes"]
-    lines += [f"  {key}: {value}" for key, value in c.items() if not isinstance(value, (dict, list))]
+    lines = [
+        f"{r['model']}: {r['bytes'] / 1e6:.2f} million bytes",
+        f"  {c['head']} of study {c['study']}, arm {c['arm']}, layer {c['layer']}; encoder {c['encoder']}",
+        "",
+        render.text(modelcard.figures(c)),
+        "",
+        f"model card: {r['card']}",
+    ]
+    if c["weights"] == "random":
+        lines.append("note: the encoder's weights are random, so its answers mean nothing")
     if "web" in r:
         lines.append(f"page: {r['web']['folder']}; see it with: embedkit serve {r['web']['folder']}")
     return "\n".join(lines)

@@ -279,7 +279,8 @@ class Plan:
 
     def settings(self) -> dict[str, Any]:
         """All that decides the predictions, as JSON: two runs with the same settings give the same record."""
-        told = {"name", "summary", "compare", "paper", "parts", "equal"}  # changes what is said, not what is done
+        # Changes what is said, not what is done.
+        told = {"name", "summary", "compare", "paper", "parts", "equal", "certificate"}
         own = self.study.model_dump(mode="json", exclude=told | {"encoder", "labels", "layers", "views"})
         own["search"].pop("storage")  # where trials are kept changes none of them; and it may hold a password
         return {

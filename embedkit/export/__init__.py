@@ -4,18 +4,23 @@ graph.py     the torch modules that become the graph
 files.py     torch to ONNX, encoder and head into one, metadata
 quantize/    the profiles
 certify.py   torch against the graph, on real clips
+cost.py      time and memory of one clip
+modelcard.py all of that, for people
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+import queue
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedkit.errors import EncoderError, StudyError, UserError, did_you_mean
+from embedkit.errors import EmbedkitError, EncoderError, StudyError, UserError, did_you_mean
 from embedkit.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -24,16 +29,17 @@ if TYPE_CHECKING:
     import onnx
 
     from embedkit import encoders
-    from embedkit.cards import Recipe
+    from embedkit.cards import Certificate, Limits, Recipe
     from embedkit.corpora import Utterance
-    from embedkit.export.certify import Answer
+    from embedkit.export.certify import Answer, Tested
     from embedkit.heads import Estimator
     from embedkit.study import Choice, Finished
 
     Wave = npt.NDArray[np.float32]
 
 FORMAT = "1"  # of the file's interface; `embedkit.runtime` reads it
-CLIPS = 64  # real clips that a certificate looks at
+CLIPS = 1000  # real clips that a certificate looks at, where there are so many
+JOBS = 8  # threads at most that certify; each takes an encoder for itself
 CALIBRATION = 24  # other clips, that a profile fits its rounding to
 
 
@@ -60,6 +66,11 @@ class Parts:
         return self.study.plan.hidden(self.choice.layer)
 
     @property
+    def corpus(self) -> str:
+        """The one that the study was tested on; its clips certify the file."""
+        return self.study.plan.study.test or self.study.plan.study.corpus
+
+    @property
     def result(self) -> dict[str, Any]:
         """What the study found for it."""
         arm, head, layer = self.choice
@@ -82,35 +93,52 @@ def stitch(
     *,
     root: Path | None = None,
     clips: int = CLIPS,
+    settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write a study's head with its encoder as one ONNX file; returns {model, bytes, certificate}.
+    """Write a study's head with its encoder as one ONNX file; returns {model, bytes, certificate, card}.
 
     study: None: the newest finished one; head, arm, layer: None: those with the best mean validation UA. root: where
-    the study's corpus lies, for the certificate's clips. The certificate also lies beside the file, as JSON.
-    Raises UserError for what cannot be asked, and EmbedkitError, leaving no file, where the file and torch part.
+    the corpus lies that the study was tested on, for the certificate's clips: so many, spread over speakers and labels.
+    settings: limits that win over those of the study's card ({"certificate.size.flips": 0.2}).
+
+    The certificate lies beside the file as JSON, and in the model card for people. Raises UserError for what cannot be
+    asked, and EmbedkitError where the file and torch part further than the limits allow: then the file is not written,
+    only its certificate, under a name that says so.
     """
     from embedkit.export import files, quantize
 
     if profile not in quantize.PROFILES:
         raise UserError(f"profile '{profile}'{did_you_mean(profile, quantize.PROFILES)}")
+    if clips < 1:
+        raise UserError(f"a certificate of {clips} clips; give at least 1")
     parts = _parts(workspace, study, {"head": head, "arm": arm, "layer": layer})
-    waves, calibration = _clips(parts, workspace, root, clips)
-    path = output or parts.study.plan.folder / f"{parts.choice.head}-{profile}.onnx"
-    if not path.parent.is_dir():
-        raise UserError(f"{path.parent}: no such folder; make it, or give another -o")
+    limits = _limits(parts, settings)
+    heard = _clips(parts, workspace, root, clips)
+    path = _place(output or parts.study.plan.folder / f"{parts.choice.head}-{profile}.onnx")
     plain = _float_graph(parts)
-    final = quantize.PROFILES[profile](plain, [] if profile == "float" else list(calibration))
+    final = quantize.PROFILES[profile](plain, [] if profile == "float" else heard.calibration())
     counts = quantize.check(final, profile)
     data = files.finished(final, _metadata(parts, profile))
+    held = {"float": limits.float, "file": getattr(limits, profile)}
     certificate = {
         **_of(parts, profile, data),
-        **_checked(parts, waves, files.finished(plain, {}), data, profile),
+        **_checked(parts, heard, files.finished(plain, {}), data, held),
         "quantized": counts["nodes"],
+        "four_bit": counts["four_bit"],
         "integer_products": counts["integer"],
         "weight_bytes": counts["bytes"],
     }
-    _write(path, data, certificate)
-    return {"model": str(path), "bytes": len(data), "certificate": certificate}
+    card = _write(path, data, certificate, _about(parts))
+    return {"model": str(path), "bytes": len(data), "certificate": certificate, "card": str(card)}
+
+
+def _place(path: Path) -> Path:
+    """Where the file will lie; UserError before the long work where it cannot."""
+    if not path.parent.is_dir():
+        raise UserError(f"{path.parent}: no such folder; make it, or give another -o")
+    if path.suffix != ".onnx":
+        raise UserError(f"{path}: give it a name that ends in .onnx; its certificate and model card lie beside it")
+    return path
 
 
 def _parts(workspace: Workspace, name: str | None, wanted: dict[str, Any]) -> Parts:
@@ -128,16 +156,46 @@ def _parts(workspace: Workspace, name: str | None, wanted: dict[str, Any]) -> Pa
     return Parts(finished, choice, recipe, spec, finished.refit(choice))
 
 
-def _clips(parts: Parts, workspace: Workspace, root: Path | None, count: int) -> tuple[Iterator[Wave], Iterator[Wave]]:
-    """Decoded clips of the study's corpus, spread over speakers and labels: the certificate's, and calibration's.
+def _limits(parts: Parts, settings: Mapping[str, Any] | None) -> Certificate:
+    """The limits of the study's card, and what is set beside them; CardError for what cannot be."""
+    from embedkit import cards
+    from embedkit.errors import CardError
 
-    They are different clips where the corpus has enough. Those that cannot be read are left out. Where the corpus lies
-    is looked up at once, before the long work.
-    """
+    for key in settings or {}:
+        if not key.startswith("certificate."):
+            raise CardError(f"--set {key}: an export knows only certificate.PROFILE.LIMIT, e.g. certificate.size.flips")
+    study = parts.study.plan.study
+    own = study.model_dump(mode="json", include={"certificate"})
+    return cards.build(cards.Study, own, settings, where=study.name).certificate
+
+
+@dataclass(frozen=True)
+class Heard:
+    """Clips of the corpus that a study was tested on, spread over speakers and labels."""
+
+    read: Callable[[Utterance], Wave]
+    certified: list[Utterance]
+    calibrated: list[Utterance]  # others, where the corpus has enough
+
+    def calibration(self) -> list[Wave]:
+        """Those that a profile is fitted to, decoded; what cannot be read is left out."""
+        return list(self._waves())
+
+    def _waves(self) -> Iterator[Wave]:
+        from embedkit.errors import ClipError
+
+        for utterance in self.calibrated:
+            try:
+                yield self.read(utterance)
+            except ClipError:
+                continue
+
+
+def _clips(parts: Parts, workspace: Workspace, root: Path | None, count: int) -> Heard:
+    """The certificate's clips. Where the corpus lies is looked up at once, before the long work."""
     from embedkit import cache, corpora, extract
-    from embedkit.errors import ClipError
 
-    corpus = parts.study.plan.study.corpus
+    corpus = parts.corpus
     place = workspace.corpus_root(corpus, root)
     if not place.exists():
         raise StudyError(f"{place}: no such file or folder; the certificate needs clips of {corpus} (--root DIR)")
@@ -146,16 +204,8 @@ def _clips(parts: Parts, workspace: Workspace, root: Path | None, count: int) ->
         utterances = file.utterances()
     rows = [utterances[row] for row in source.rows]
     listen = extract.Listen(corpora.folder(corpus, place), parts.recipe, 0)
-    calibration, certified = _chosen(rows, count)
-
-    def waves(chosen: list[int]) -> Iterator[Wave]:
-        for i in chosen:
-            try:
-                yield listen.read(rows[i])
-            except ClipError:
-                continue
-
-    return waves(certified), waves(calibration)
+    calibrated, certified = _chosen(rows, count)
+    return Heard(listen.read, [rows[i] for i in certified], [rows[i] for i in calibrated])
 
 
 def _chosen(rows: Sequence[Utterance], count: int) -> tuple[list[int], list[int]]:
@@ -198,20 +248,31 @@ def _body(parts: Parts) -> Any:
     return graph.body(model, parts.recipe.sound, parts.layers, stats, normalize=normalize)
 
 
-def _ordinary(parts: Parts) -> Callable[[Wave], Answer]:
-    """The path that trained the head, in fp32: prepare, cut, pool, predict_proba, temperature. ClipError as it is."""
+def _ordinary(parts: Parts, jobs: int) -> Callable[[Wave], Answer]:
+    """The path that trained the head, in fp32: prepare, cut, pool, predict_proba, temperature. ClipError as it is.
+
+    For so many threads at a time: an encoder keeps notes while it works, so each thread takes one for itself.
+    """
     import numpy as np
 
     from embedkit import audio, calibration, encoders
     from embedkit.cache import STATS
     from embedkit.cards import CLASSES
 
-    encoder, sound = encoders.load(parts.spec), parts.recipe.sound
+    sound = parts.recipe.sound
     pad_to = round(sound.max_seconds * audio.RATE) if sound.pad else 0
     stats = [STATS.index(name) for name in parts.study.plan.study.stats]
+    free: queue.SimpleQueue[encoders.Encoder] = queue.SimpleQueue()
+    for _ in range(jobs):
+        free.put(encoders.load(parts.spec))
 
     def answer(wave: Wave) -> Answer:
-        states = encoder.pool(audio.cut(audio.prepare(wave, sound), sound), pad_to=pad_to)
+        prepared = audio.cut(audio.prepare(wave, sound), sound)
+        encoder = free.get()
+        try:
+            states = encoder.pool(prepared, pad_to=pad_to)
+        finally:
+            free.put(encoder)
         embedding = states[parts.layers][:, stats].reshape(-1)
         probabilities = np.zeros(len(CLASSES))
         raw = parts.estimator.predict_proba(embedding[None])[0]
@@ -221,11 +282,44 @@ def _ordinary(parts: Parts) -> Callable[[Wave], Answer]:
     return answer
 
 
-def _checked(parts: Parts, waves: Iterator[Wave], plain: bytes, file: bytes, profile: str) -> dict[str, Any]:
-    from embedkit.export import certify
+def _checked(parts: Parts, heard: Heard, plain: bytes, file: bytes, limits: Mapping[str, Limits]) -> dict[str, Any]:
+    """How torch, the float graph and the file compare, and what they cost."""
+    from embedkit.export import certify, cost
 
-    ways = {"torch": _ordinary(parts), "float": certify.from_file(plain), "file": certify.from_file(file)}
-    return certify.certificate(certify.answered(ways, waves), profile)
+    jobs = min(JOBS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    with _one_thread():
+        torch = _ordinary(parts, jobs)
+        ways = {"torch": torch, "float": certify.from_file(plain), "file": certify.from_file(file)}
+        clips, answers = certify.answered(ways, heard.certified, heard.read, jobs)
+        turns = min(cost.TURNS, max(1, len(clips) // 8))  # a certificate of few clips is a quick look in all
+        taken = cost.latency({"float": plain, "file": file}, {"torch": torch}, turns=turns)
+    heads = partial(parts.study.fold_head, parts.choice)
+    found = certify.certificate(answers, certify.on_test_folds(answers, _tested(parts, clips), heads), limits)
+    return {**found, "milliseconds": taken, "peak_memory_mb": cost.peak_memory(file)}
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """torch computes on one thread in each thread that calls it."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _tested(parts: Parts, clips: Sequence[Utterance]) -> list[Tested]:
+    """The study's test rows (first seed) of these clips."""
+    from embedkit.export.certify import Tested
+
+    places = {clip.id: i for i, clip in enumerate(clips)}
+    rows = parts.study.test_rows(parts.choice)
+    rows = rows[(rows["corpus"] == parts.corpus) & rows["utterance"].isin(places)]
+    columns = (rows[name] for name in ("utterance", "fold", "speaker", "label"))
+    return [Tested(places[name], fold, speaker, label) for name, fold, speaker, label in zip(*columns, strict=True)]
 
 
 def _metadata(parts: Parts, profile: str) -> dict[str, str]:
@@ -275,16 +369,64 @@ def _of(parts: Parts, profile: str, data: bytes) -> dict[str, Any]:
     }
 
 
-def _write(path: Path, data: bytes, certificate: dict[str, Any]) -> None:
-    """The certificate, then the file; neither bears its name before it is whole."""
-    text = json.dumps(certificate, indent=1) + "\n"
-    for target, content in ((path.with_suffix(".certificate.json"), text.encode()), (path, data)):
-        draft = target.with_name(f".{target.name}.{os.getpid()}")
-        try:
-            with draft.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(target)
-        finally:
-            draft.unlink(missing_ok=True)
+def _about(parts: Parts) -> dict[str, Any]:
+    """What a model card says beside the certificate."""
+    from embedkit import __version__, corpora
+
+    plan = parts.study.plan
+    mix = next(arm.mix for arm in plan.study.arms if arm.name == parts.choice.arm)
+    return {
+        "version": __version__,
+        "recipe": plan.study.recipe,
+        "sound": parts.recipe.sound.model_dump(),
+        "stats": list(plan.study.stats),
+        "encoder": {"revision": parts.spec.revision, "parameters": parts.spec.parameters},
+        "head": plan.heads[parts.choice.head].kind,
+        "folds": {"kind": plan.study.folds.kind, "count": len(plan.folds)},
+        "seeds": plan.study.seeds,
+        "tested": parts.corpus,
+        "corpora": {
+            name: {
+                "share": mix.get(name, 1.0),
+                "classes": {label: int((source.y == label).sum()) for label in parts.estimator.classes_},
+                "speakers": len(set(source.columns["speaker"])),
+                "licence": corpora.reader(name if name in corpora.names() else "manifest").LICENCE,
+            }
+            for name, source in plan.sources.items()
+            if name == plan.study.corpus or mix.get(name)
+        },
+    }
+
+
+def _write(path: Path, data: bytes, certificate: dict[str, Any], about: dict[str, Any]) -> Path:
+    """The certificate, the model card, then the file; none bears its name before it is whole. Returns the card's place.
+
+    EmbedkitError past the limits: then there is only the certificate, and its name says so.
+    """
+    from embedkit.export import modelcard
+
+    document = (json.dumps(certificate, indent=1) + "\n").encode()
+    rejected, card = path.with_suffix(".rejected.certificate.json"), path.with_suffix(".md")
+    if past := certificate["past_limits"]:
+        _put(rejected, document)
+        raise EmbedkitError(
+            f"{'; '.join(past)}: no file is written, see {rejected};"
+            " try another profile or head, or other limits (--set certificate.PROFILE.LIMIT=VALUE)"
+        )
+    rejected.unlink(missing_ok=True)
+    _put(path.with_suffix(".certificate.json"), document)
+    _put(card, modelcard.page(path.name, certificate, about).encode())
+    _put(path, data)
+    return card
+
+
+def _put(path: Path, content: bytes) -> None:
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with draft.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -1,31 +1,29 @@
 """The certificate: torch against the float graph against the written file, on real clips, before the file is named.
 
 "torch" is the ordinary path that trained the head: audio.prepare, encoder.pool, predict_proba. A graph gets the same
-clips as they were decoded. Past the limits no file is left behind.
+clips as they were decoded. The limits stand in the study's card (`embedkit.cards.Certificate`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from embedkit import stats
+from embedkit.cards import Limits
 from embedkit.errors import ClipError, EmbedkitError
+from embedkit.heads import Estimator
 from embedkit.runtime.model import options
 
-# The most that may change against torch: the mean change of a probability, and the share of clips whose label flips.
-# A label flips where two classes are close to equal, so a handful of clips may, whatever the error.
-LIMITS = {
-    "float": {"mean_change": 0.002, "flips": 0.02},
-    "size": {"mean_change": 0.05, "flips": 0.10},
-    "speed": {"mean_change": 0.05, "flips": 0.10},
-    "small": {"mean_change": 0.08, "flips": 0.15},
-}
+JUDGED_FROM = 200  # clips of test folds: of fewer, one clip is worth so much of UA that its limit would say nothing
 
+Clip = TypeVar("Clip")
 Wave = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.floating[Any]]
 Answer = tuple[Floats, Floats]  # probabilities [class], embedding [dim]
@@ -40,10 +38,10 @@ class Answers:
 
 
 def from_file(model: bytes) -> Callable[[Wave], Answer]:
-    """A file's bytes as a function of one clip's raw samples, under the runtime's own settings."""
+    """A file's bytes as a function of one clip's raw samples, on one thread and under the runtime's other settings."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(model, options(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model, options(1), providers=["CPUExecutionProvider"])
 
     def answer(wave: Wave) -> Answer:
         feeds = {"signal": wave[None], "lengths": np.array([len(wave)], np.int64)}
@@ -53,17 +51,39 @@ def from_file(model: bytes) -> Callable[[Wave], Answer]:
     return answer
 
 
-def answered(ways: dict[str, Callable[[Wave], Answer]], waves: Iterable[Wave]) -> dict[str, Answers]:
-    """Every way's answers on every clip; a clip that the ordinary path refuses (ClipError) is left out for all."""
-    rows: dict[str, list[Answer]] = {name: [] for name in ways}
-    for wave in waves:
+def answered(
+    ways: Mapping[str, Callable[[Wave], Answer]], clips: Sequence[Clip], read: Callable[[Clip], Wave], jobs: int = 1
+) -> tuple[list[Clip], dict[str, Answers]]:
+    """Every way's answers, and the clips that they are on: those that neither `read` nor a way refuses (ClipError).
+
+    jobs: threads, each of which takes one clip after the other; the ways must bear that.
+    """
+    from tqdm import tqdm
+
+    def one(clip: Clip) -> dict[str, Answer] | None:
         try:
-            answers = {name: way(wave) for name, way in ways.items()}
+            wave = read(clip)
+            return {name: way(wave) for name, way in ways.items()}
         except ClipError:
-            continue
-        for name, answer in answers.items():
-            rows[name].append(answer)
-    return {name: Answers(*(np.array(part) for part in zip(*each, strict=True))) for name, each in rows.items() if each}
+            return None
+
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        found = list(tqdm(pool.map(one, clips), total=len(clips), desc="certifying", disable=None))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    heard = [(clip, answers) for clip, answers in zip(clips, found, strict=True) if answers]
+    if not heard:
+        raise EmbedkitError(
+            "no clip of the study's corpus could be read, so nothing is certified; see `embedkit corpora`"
+        )
+    return [clip for clip, _ in heard], {
+        name: Answers(*(np.array(part) for part in zip(*(answers[name] for _, answers in heard), strict=True)))
+        for name in ways
+    }
+
+
+# ---------------------------------------------------------------- what changes
 
 
 def compared(ours: Answers, reference: Answers) -> dict[str, Any]:
@@ -97,33 +117,105 @@ def wilson(hits: int, count: int, z: float = 1.959964) -> list[float]:
     return [max(0.0, middle - half), min(1.0, middle + half)]
 
 
-def certificate(answers: dict[str, Answers], profile: str) -> dict[str, Any]:
-    """torch, float and file compared, with the limits that they were held to.
+# ---------------------------------------------------------------- what it costs in the study's own terms
 
-    answers: by "torch", "float" and "file". Raises EmbedkitError past the limits, or where no clip was answered.
+
+class Tested(NamedTuple):
+    """A certified clip that a fold of the study was tested on."""
+
+    clip: int  # its place among the answers
+    fold: str
+    speaker: str
+    label: str
+
+
+def on_test_folds(
+    answers: Mapping[str, Answers], tested: Sequence[Tested], head: Callable[[str], Estimator]
+) -> dict[str, Any]:
+    """WA and UA of every way where the head of each clip's own fold, which has not heard it, judges its embedding.
+
+    head: a fold's head by the fold's name. Returns {clips, left_out (that no fold was tested on), speakers, judged
+    (whether they are enough for the limit of UA), ways: {way: {wa, ua}}, comparisons with torch}: 95 % intervals by
+    speaker, paired permutation tests over speakers, Holm's p.
     """
-    if not answers:
-        raise EmbedkitError(
-            "no clip of the study's corpus could be read, so nothing is certified; see `embedkit corpora`"
+    clips = len({row.clip for row in tested})
+    left_out = len(answers["torch"].probabilities) - clips
+    found: dict[str, Any] = {"clips": clips, "left_out": left_out, "speakers": len({row.speaker for row in tested})}
+    found |= {"judged": clips >= JUDGED_FROM, "ways": {}, "comparisons": []}
+    if not tested:
+        return found
+    labels, speakers = [row.label for row in tested], [row.speaker for row in tested]
+    tables = {name: stats.tables(labels, said, speakers) for name, said in _said(answers, tested, head).items()}
+    for name, table in tables.items():
+        scores = {"wa": stats.wa, "ua": stats.ua}
+        found["ways"][name] = {key: asdict(stats.interval(table, score)) for key, score in scores.items()}
+    others = [name for name in tables if name != "torch"]
+    tests = [stats.permutation(tables[name], tables["torch"]) for name in others]
+    for name, test, p in zip(others, tests, stats.holm([test.p for test in tests]), strict=True):
+        verdict = stats.wording(test, name, "torch", float(p))
+        found["comparisons"].append(
+            {"score": "ua", "way": name, "against": "torch", **asdict(test), "p": float(p), "verdict": verdict}
         )
+    return found
+
+
+def _said(
+    answers: Mapping[str, Answers], tested: Sequence[Tested], head: Callable[[str], Estimator]
+) -> dict[str, list[str]]:
+    """Of every way the class that it gives each tested row."""
+    said = {name: [""] * len(tested) for name in answers}
+    for fold in dict.fromkeys(row.fold for row in tested):
+        estimator = head(fold)
+        rows = [i for i, row in enumerate(tested) if row.fold == fold]
+        for name, each in answers.items():
+            best = estimator.predict_proba(each.embeddings[[tested[i].clip for i in rows]]).argmax(1)
+            for i, label in zip(rows, estimator.classes_[best], strict=True):
+                said[name][i] = str(label)
+    return said
+
+
+# ---------------------------------------------------------------- the whole
+
+
+def certificate(
+    answers: Mapping[str, Answers], folds: Mapping[str, Any], limits: Mapping[str, Limits]
+) -> dict[str, Any]:
+    """torch, float and file compared, the limits that they were held to, and where they are past them.
+
+    answers: by "torch", "float" and "file"; folds: as `on_test_folds` gives it; limits: of "float" and "file".
+    """
     torch, plain, file = (answers[name] for name in ("torch", "float", "file"))
+    clips = len(torch.probabilities)
     found = {
         "float_against_torch": compared(plain, torch),
         "file_against_torch": compared(file, torch),
         "file_against_float": compared(file, plain),
     }
-    clips = len(torch.probabilities)
-    for name, limits in (("float_against_torch", LIMITS["float"]), ("file_against_torch", LIMITS[profile])):
-        check(found[name], limits, clips, name.replace("_", " "))
-    return {"clips": clips, **found, "limits": {"float": LIMITS["float"], profile: LIMITS[profile]}}
+    past = []
+    for way in ("float", "file"):
+        past += past_limits(found[f"{way}_against_torch"], limits[way], clips, f"{way} against torch")
+        past += past_ua(folds, way, limits[way])
+    held = {name: of.model_dump() for name, of in limits.items()}
+    return {"clips": clips, **found, "test_folds": dict(folds), "limits": held, "past_limits": past}
 
 
-def check(found: dict[str, Any], limits: dict[str, float], clips: int, what: str) -> None:
-    """EmbedkitError with the figures where a comparison is past its limits, or holds no number."""
-    flips = found["flips"] / clips
-    if not (found["mean_change"] <= limits["mean_change"] and flips <= limits["flips"]):
-        raise EmbedkitError(
-            f"{what}: probabilities change by {found['mean_change']:.4f} in the mean (at most"
-            f" {limits['mean_change']} is allowed) and {found['flips']} of {clips} labels flip (at most"
-            f" {limits['flips']:.0%}); no file is written: try another profile or head"
+def past_limits(found: Mapping[str, Any], limits: Limits, clips: int, what: str) -> list[str]:
+    """What of a comparison is past its limits, or is no number, in words."""
+    past = []
+    if not found["mean_change"] <= limits.mean_change:
+        past.append(
+            f"{what}: probabilities change by {found['mean_change']:.4f} in the mean (limit {limits.mean_change:g})"
         )
+    if not found["flips"] / clips <= limits.flips:
+        past.append(f"{what}: {found['flips']} of {clips} labels flip (limit {limits.flips:.3g} of them)")
+    return past
+
+
+def past_ua(folds: Mapping[str, Any], way: str, limits: Limits) -> list[str]:
+    """The same of the UA that is lost on test folds, where enough clips were judged."""
+    if not folds["judged"]:
+        return []
+    ours, torch = (folds["ways"][name]["ua"]["estimate"] for name in (way, "torch"))
+    if torch - ours <= limits.ua_loss:
+        return []
+    return [f"{way} against torch: UA on test folds {ours:.4f} instead of {torch:.4f} (limit {limits.ua_loss:g} less)"]

@@ -9,46 +9,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import soundfile
 import torch
 from encoders_fixtures import tiny_hubert
+from export_fixtures import CLASSES, corpus, studied
 
-from embedkit import audio, calibration, cards, encoders, extract, study, workspace
+from embedkit import audio, cache, calibration, cards, corpora, encoders, export, extract, study, workspace
 from embedkit.encoders.random_weights import distilhubert_geometry
-from embedkit.errors import CorpusError, EmbedkitError, EncoderError, StudyError, UserError
-from embedkit.export import certify, files, stitch
+from embedkit.errors import CardError, CorpusError, EmbedkitError, EncoderError, StudyError, UserError
+from embedkit.export import files, stitch
 from embedkit.runtime import Predictor
-
-CLASSES = ("anger", "happiness", "neutral", "sadness")
-
-
-def corpus(folder: Path) -> Path:
-    """A manifest of 32 clips: 4 speakers, 4 classes that differ in pitch and loudness. Returns the CSV."""
-    rng, lines = np.random.default_rng(0), ["file,speaker,label"]
-    for speaker in range(4):
-        for label, (pitch, loud) in zip(CLASSES, ((300, 0.9), (260, 0.5), (160, 0.3), (110, 0.1)), strict=True):
-            for take in range(2):
-                n = int(rng.integers(9_000, 16_000))
-                phase = np.cumsum(np.full(n, (pitch + 10 * speaker + 5 * take) / 16_000)) * 2 * np.pi
-                swell = np.exp(-(((np.arange(n) - n / 2) / (n / 5)) ** 2))
-                wave = loud * swell * np.sign(np.sin(phase)) * 0.8 + 0.001 * rng.normal(size=n)
-                name = f"{speaker}-{label}-{take}.wav"
-                soundfile.write(folder / name, wave, 16_000)
-                lines.append(f"{name},s{speaker},{label}")
-    (folder / "clips.csv").write_text("\n".join(lines) + "\n")
-    return folder / "clips.csv"
-
-
-def studied(root: Path, encoder: Path, csv: Path, recipe: str) -> workspace.Workspace:
-    """A workspace with a finished study of two heads on the encoder's last layer."""
-    space = workspace.init(root)
-    (root / "embedkit.toml").write_text(f'[corpora]\nclips = "{csv}"\n')
-    card = cards.read(cards.Recipe, space.card("cache", recipe))
-    extract.extract(space, "clips", recipe=card, encoder=str(encoder), views=0, jobs=1, progress=False)
-    flags = {"corpus": "clips", "recipe": recipe, "encoder": str(encoder), "folds": "speaker"}
-    flags["heads"] = ["logistic", "lightgbm"]
-    study.run(space, flags=flags, settings={"folds.k": 4}, name="made")
-    return space
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +63,47 @@ def test_the_certificate_says_what_it_is_of(made: dict) -> None:
     assert certificate["clips"] == 20
     assert certificate["float_against_torch"]["largest_change"] < 1e-4
     assert certificate["float_against_torch"]["flips"] == 0
-    assert 0 < certificate["file_against_torch"]["mean_change"] < certify.LIMITS["size"]["mean_change"]
+    assert 0 < certificate["file_against_torch"]["mean_change"] < certificate["limits"]["file"]["mean_change"]
+    assert certificate["past_limits"] == []
     assert certificate["quantized"]["positional convolution"] == 1
     assert certificate["weights"] == "random"
     assert len(certificate["ua"]["folds"]) == 4
+
+
+def certified(space: workspace.Workspace, count: int) -> list[corpora.Utterance]:
+    """The clips that a certificate of so many looks at."""
+    source = study.open_study(space, "made").plan.sources["clips"]
+    with cache.Cache.open(source.path) as file:
+        utterances = file.utterances()
+    rows = [utterances[row] for row in source.rows]
+    return [rows[i] for i in export._chosen(rows, count)[1]]
+
+
+def test_ua_is_that_of_the_folds_own_heads_on_their_test_rows(space: workspace.Workspace, made: dict) -> None:
+    """All 20 clips were tested by one fold each; torch's answers are those of the study's record (cached features are
+    float16, so one clip may differ)."""
+    found = made["certificate"]["test_folds"]
+    assert (found["clips"], found["left_out"], found["speakers"], found["judged"]) == (20, 0, 4, False)
+    assert set(found["ways"]) == {"torch", "float", "file"}
+    assert [x["way"] for x in found["comparisons"]] == ["float", "file"]
+    chosen = {u.id for u in certified(space, 20)}
+    finished = study.open_study(space, "made")
+    record = finished.test_rows(study.best(finished.results, head="logistic"))
+    record = record[record["utterance"].isin(chosen)]
+    right = record["label"] == np.array(CLASSES)[record[[f"p_{name}" for name in CLASSES]].to_numpy().argmax(1)]
+    assert len(record) == 20 and abs(found["ways"]["torch"]["wa"]["estimate"] - right.mean()) < 1.5 / 20
+
+
+def test_the_card_and_the_costs(made: dict) -> None:
+    """Beside the file; it names what it is of, warns of random weights, and holds the certificate's figures."""
+    certificate, page = made["certificate"], Path(made["card"]).read_text()
+    assert Path(made["card"]) == Path(made["model"]).with_suffix(".md")
+    assert set(certificate["milliseconds"]["1"]) == {"torch", "float", "file"}
+    assert set(certificate["milliseconds"]["2"]) == {"float", "file"}
+    assert 30 < certificate["peak_memory_mb"] < 1_000
+    for said in ("weights are random", "logistic-size.onnx", "study `made`", certificate["sha256"], "20 clips"):
+        assert said in page
+    assert "as its recordings" in page, "the corpus's terms"
 
 
 def test_the_runtime_reads_the_file_and_agrees_with_torch(space: workspace.Workspace, made: dict) -> None:
@@ -123,13 +129,18 @@ def test_the_runtime_reads_the_file_and_agrees_with_torch(space: workspace.Works
 def test_past_the_limits_no_file_is_left(
     space: workspace.Workspace, once: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """With a limit that nothing can keep: exit code 1, neither file nor certificate. A tree head on the way there."""
+    """With a limit that nothing can keep: exit code 1, no file, and what was found under a name that says so. Once a
+    file of that name is written (a tree head this time), the rejected certificate goes."""
     monkeypatch.setattr(files, "exported", once)
-    monkeypatch.setitem(certify.LIMITS, "size", {"mean_change": -1.0, "flips": 0.0})
-    with pytest.raises(EmbedkitError, match="no file is written") as raised:
-        stitch(space, head="lightgbm", output=tmp_path / "model.onnx", clips=8)
-    assert raised.value.exit_code == 1
-    assert not list(tmp_path.iterdir())
+    path = tmp_path / "model.onnx"
+    with pytest.raises(EmbedkitError, match=r"change by .* \(limit 0\).* no file is written") as raised:
+        stitch(space, head="logistic", output=path, clips=8, settings={"certificate.size.mean_change": 0.0})
+    assert raised.value.exit_code == 1 and "\n" not in str(raised.value)
+    (rejected,) = tmp_path.iterdir()
+    assert rejected.name == "model.rejected.certificate.json" and str(rejected) in str(raised.value)
+    assert json.loads(rejected.read_text())["past_limits"]
+    stitch(space, head="lightgbm", output=path, clips=8)
+    assert {p.name for p in tmp_path.iterdir()} == {"model.onnx", "model.certificate.json", "model.md"}
 
 
 def test_mistakes_end_in_one_line_before_the_long_work(
@@ -143,6 +154,10 @@ def test_mistakes_end_in_one_line_before_the_long_work(
         (StudyError, {"layer": 7}),
         (StudyError, {"study": "mad"}),
         (UserError, {"output": tmp_path / "no" / "model.onnx"}),
+        (UserError, {"output": tmp_path / "model.md"}),
+        (UserError, {"clips": 0}),
+        (CardError, {"settings": {"certificate.size.flip": 0.1}}),
+        (CardError, {"settings": {"folds.k": 4}}),
         (StudyError, {"root": tmp_path / "no.csv"}),
     ):
         with pytest.raises(error) as raised:

@@ -1,0 +1,99 @@
+"""What a file costs where it runs: time and peak memory of one clip, under the settings that the runtime uses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedkit.errors import EmbedkitError
+from embedkit.runtime.model import RATE, options
+
+SECONDS = 8.0  # of sound, as long as the paper cuts
+THREADS = (1, 2)
+TURNS = 7
+
+Wave = npt.NDArray[np.float32]
+
+# Run by an interpreter of its own that has loaded nothing else. VmHWM, where there is one, is of this program alone:
+# ru_maxrss remembers the process that started it.
+_ALONE = """
+import re, resource, sys
+from pathlib import Path
+import numpy as np
+from embedkit.runtime.model import load
+session, _ = load(Path(sys.argv[1]), threads=1)
+samples = int(sys.argv[2])
+signal = (np.random.default_rng(0).normal(size=(1, samples)) * 0.1).astype(np.float32)
+session.run(None, {"signal": signal, "lengths": np.array([samples])})
+status = Path("/proc/self/status")
+if status.exists():
+    print(int(re.search(r"VmHWM:\\s+(\\d+) kB", status.read_text())[1]) * 1024)
+else:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+"""
+
+
+def latency(
+    models: Mapping[str, bytes],
+    others: Mapping[str, Callable[[Wave], Any]] | None = None,
+    *,
+    seconds: float = SECONDS,
+    threads: Sequence[int] = THREADS,
+    turns: int = TURNS,
+) -> dict[str, dict[str, float]]:
+    """{threads: {name: median milliseconds}} that each model takes for one clip of noise.
+
+    models: files' bytes, by name. others: functions of the clip that keep to one thread, timed with the models of one
+    thread. All take turns, so what else the machine does touches all alike: compare within one number of threads only.
+    The first turn, which warms up, is not counted.
+    """
+    wave = noise(seconds)
+    found = {}
+    for count in threads:
+        runs = {name: _session(model, count) for name, model in models.items()}
+        runs |= (others or {}) if count == 1 else {}
+        taken: dict[str, list[float]] = {name: [] for name in runs}
+        for _ in range(turns + 1):
+            for name, run in runs.items():
+                begin = time.perf_counter()
+                run(wave)
+                taken[name].append((time.perf_counter() - begin) * 1e3)
+        found[str(count)] = {name: round(median(each[1:]), 1) for name, each in taken.items()}
+    return found
+
+
+def _session(model: bytes, threads: int) -> Callable[[Wave], Any]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model, options(threads), providers=["CPUExecutionProvider"])
+    return lambda wave: session.run(None, {"signal": wave[None], "lengths": np.array([len(wave)])})
+
+
+def noise(seconds: float) -> Wave:
+    """Not zeros: arithmetic on silence can be quicker, and some of it is skipped."""
+    return (np.random.default_rng(0).normal(size=round(seconds * int(RATE))) * 0.1).astype(np.float32)
+
+
+def peak_memory(model: bytes, seconds: float = SECONDS) -> float:
+    """The most memory (million bytes) that a fresh interpreter takes to load a file and judge one clip of noise.
+
+    With `embedkit.runtime` and what it needs, nothing else. Raises EmbedkitError where that interpreter fails.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(model)
+        command = [sys.executable, "-c", _ALONE, str(path), str(round(seconds * int(RATE)))]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise EmbedkitError(f"the file does not run in a fresh interpreter ({said}); nothing is written")
+    return round(int(done.stdout) / 1e6, 1)

@@ -1,0 +1,255 @@
+"""The model card: what a file is, how it was checked, what it costs and what it is not for, in Markdown.
+
+`figures` is the part of it that a terminal shows too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from embedkit.cards import CLASSES
+from embedkit.report import Block, Bullets, Heading, Table, Text, render
+
+# Of the hub's checkpoints that embedkit knows, by their own pages.
+LICENCES = {
+    "ntu-spml/distilhubert": "Apache-2.0",
+    "facebook/hubert-base-ls960": "Apache-2.0",
+    "openai/whisper-tiny.en": "Apache-2.0",
+}
+WAYS = {"torch": "torch (what was trained)", "float": "float ONNX", "file": "this file"}
+PROFILES = {
+    "float": "all weights in 32-bit floating point: the reference",
+    "size": "weights in 8 bits, arithmetic in floating point",
+    "speed": "weights in 8 bits, most products computed in 8-bit integers",
+    "small": "most weights in 4 bits, the rest in 8, arithmetic in floating point",
+}
+
+
+def page(file: str, certificate: Mapping[str, Any], about: Mapping[str, Any]) -> str:
+    """The card of a file by its name; certificate and about as `embedkit.export` has them."""
+    blocks: list[Block] = [Heading(f"{file}: speech emotion in one ONNX file", 1), *_what(certificate, about)]
+    blocks += [Heading("How to use it"), *_use(file), Heading("Certificate"), *figures(certificate)]
+    blocks += [Heading("What it was trained on"), *_trained(certificate, about)]
+    blocks += [Heading("What it is not for"), _limits_of_use(certificate), Heading("Is this file whole?")]
+    blocks.append(
+        Text(
+            f"It carries its own SHA-256, `{certificate['sha256']}` (of the file with these 64 characters as zeros);"
+            f" `embedkit predict {file} voice-note.wav` refuses a copy that was cut short or changed."
+        )
+    )
+    return render.markdown(blocks)
+
+
+# ---------------------------------------------------------------- what it is
+
+
+def _what(c: Mapping[str, Any], about: Mapping[str, Any]) -> list[Block]:
+    encoder = about["encoder"]
+    revision = f", revision `{encoder['revision']}`" if encoder["revision"] else ""
+    licence = LICENCES.get(c["encoder"], "not known here: see where its weights came from")
+    temperature = f", its logits divided by {c['temperature']:.3g} (fitted on validation rows)"
+    blocks: list[Block] = []
+    if c["weights"] == "random":
+        blocks.append(
+            Text(
+                "**The encoder's weights are random. This file is for trying out size and speed; its answers are not.**"
+            )
+        )
+    lines = [
+        f"says of a voice recording: {', '.join(CLASSES)}; a probability of each",
+        f"profile `{c['profile']}`: {PROFILES[c['profile']]}; {c['bytes']:,} bytes",
+        f"encoder: {c['encoder']}{revision}, {encoder['parameters']:,} parameters, {c['weights']} weights;"
+        f" its licence: {licence}",
+        f"features: {_layer(c['layer'])}, {' and '.join(about['stats'])} over time",
+        f"head: {c['head']} (kind {about['head']}), refitted on all rows of the study{temperature}",
+        f"sound, all inside the file (recipe `{about['recipe']}`): {_sound(about['sound'])}",
+        f"study `{c['study']}`, arm `{c['arm']}`; made by embedkit {about['version']}",
+    ]
+    return [*blocks, Bullets(lines)]
+
+
+def _layer(layer: int | str) -> str:
+    of_all = {"concat": "all hidden states, one after the other", "weighted": "a learned weighted sum of hidden states"}
+    return of_all.get(str(layer), f"hidden state {layer}")
+
+
+def _sound(s: Mapping[str, Any]) -> str:
+    steps = [
+        (s["trim_db"], f"ends cut where they are {s['trim_db']:g} dB below the loudest frame"),
+        (s["pre_emphasis"], f"pre-emphasis {s['pre_emphasis']:g}"),
+        (s["peak"], f"scaled to a peak of {s['peak']:g}"),
+        (s["max_seconds"], f"the first {s['max_seconds']:g} s are heard"),
+        (s["pad"], "zeros up to there"),
+    ]
+    return ", ".join(words for used, words in steps if used) or "as it is"
+
+
+def _use(file: str) -> list[Block]:
+    return [
+        Table(
+            [
+                ["", "name", "type", "what"],
+                [
+                    "in",
+                    "`signal`",
+                    "float32 [batch, samples]",
+                    "16 kHz, mono, about -1 to 1; anything after a clip's end",
+                ],
+                ["in", "`lengths`", "int64 [batch]", "how many samples of each row are the clip"],
+                ["out", "`probabilities`", "float32 [batch, 4]", ", ".join(CLASSES)],
+                ["out", "`logits`", "float32 [batch, 4]", "before the softmax"],
+                ["out", "`embedding`", "float32 [batch, dim]", "what the head was given"],
+            ]
+        ),
+        Text(
+            "```python\n"
+            "import numpy, onnxruntime, soundfile\n\n"
+            'samples, rate = soundfile.read("voice-note.wav", dtype="float32")  # expected: mono, rate 16000\n'
+            f'session = onnxruntime.InferenceSession("{file}")\n'
+            'feeds = {"signal": samples[None], "lengths": numpy.array([len(samples)])}\n'
+            '(probabilities,) = session.run(["probabilities"], feeds)\n'
+            "```"
+        ),
+        Text(
+            "Or, with resampling, voice activity detection and windows for long recordings:"
+            f" `embedkit predict {file} voice-note.wav`, or `embedkit.runtime.Predictor` (without torch)."
+        ),
+    ]
+
+
+# ---------------------------------------------------------------- the certificate
+
+
+def figures(c: Mapping[str, Any]) -> list[Block]:
+    """What the certificate found, as tables in plain words."""
+    return [*_changes(c), *_on_folds(c), *_costs(c)]
+
+
+def _changes(c: Mapping[str, Any]) -> list[Block]:
+    rows = [["against torch", "mean change", "largest", "labels that flip", "95 %", "embedding z", "limits"]]
+    for way in ("float", "file"):
+        found, limits = c[f"{way}_against_torch"], c["limits"][way]
+        low, high = found["flips_interval"]
+        rows.append([
+            WAYS[way],
+            f"{found['mean_change']:.2g}",
+            f"{found['largest_change']:.2g}",
+            f"{found['flips']} of {c['clips']}",
+            f"{low:.1%} to {high:.1%}",
+            f"{found['embedding_z']:.2g}",
+            f"mean change {limits['mean_change']:g}, flips {limits['flips']:.0%}, UA {limits['ua_loss']:g} less",
+        ])  # fmt: skip
+    return [
+        Text(
+            f"{c['clips']} clips went through the path that trained the head (torch), through the graph in floating"
+            " point, and through this file. Change: of a probability, 0 to 1. z: the mean change of the embedding over"
+            " its standard deviation across clips."
+        ),
+        Table(rows),
+    ]
+
+
+def _on_folds(c: Mapping[str, Any]) -> list[Block]:
+    f = c["test_folds"]
+    if not f["clips"]:
+        return [Text("No fold of the study was tested on any of these clips, so nothing is said of UA.")]
+    rows = [["judged by", "WA", "95 %", "UA", "95 %", "against torch (paired, p by Holm)"]]
+    verdicts = {x["way"]: f"{x['difference']:+.4f}: {x['verdict']}" for x in f["comparisons"]}
+    for way, scores in f["ways"].items():
+        cells = [cell for name in ("wa", "ua") for cell in _estimate(scores[name])]
+        rows.append([WAYS[way], *cells, verdicts.get(way, "")])
+    few = "" if f["judged"] else " They are too few for a limit of UA."
+    left_out = f" {f['left_out']} clips that no fold was tested on are left out." if f["left_out"] else ""
+    return [
+        Text(
+            f"On the study's own test folds, {f['clips']} clips of {f['speakers']} speakers, each embedding judged by"
+            f" the head of the fold that had not heard it.{left_out}{few} Intervals and test are by speaker."
+        ),
+        Table(rows),
+    ]
+
+
+def _estimate(score: Mapping[str, Any]) -> tuple[str, str]:
+    if score["estimate"] is None:
+        return "-", ""
+    return f"{score['estimate']:.3f}", "" if score["low"] is None else f"{score['low']:.3f} to {score['high']:.3f}"
+
+
+def _costs(c: Mapping[str, Any]) -> list[Block]:
+    taken = c["milliseconds"]
+    rows = [["one clip of 8 s", *(f"{n} thread{'s' if n != '1' else ''}" for n in taken), "of float's speed"]]
+    for way in ("torch", "float", "file"):
+        cells = [f"{each[way]:.0f} ms" if way in each else "-" for each in taken.values()]
+        faster = " / ".join(f"{each['float'] / each[way]:.2f}" for each in taken.values() if way in each)
+        rows.append([WAYS[way], *cells, faster])
+    held = [["weights", *_columns(c["weight_bytes"])]]
+    for kind in dict.fromkeys(name.rpartition(" ")[0] for name in c["weight_bytes"]):
+        held.append([kind, *(_bytes(c["weight_bytes"].get(f"{kind} {dtype}")) for dtype in held[0][1:])])
+    return [
+        Text("Time (medians, taken in turns on the machine that made the file) and memory:"),
+        Table(rows),
+        Text(
+            "A fresh program that only loads this file and judges one such clip takes"
+            f" {c['peak_memory_mb']:.0f} million bytes of memory at its peak. What the file's bytes are:"
+        ),
+        Table(held),
+        Text(_counts(c)),
+    ]
+
+
+def _columns(held: Mapping[str, int]) -> Sequence[str]:
+    return list(dict.fromkeys(name.rpartition(" ")[2] for name in held))
+
+
+def _bytes(count: int | None) -> str:
+    return f"{count:,}" if count else ""
+
+
+def _counts(c: Mapping[str, Any]) -> str:
+    total = sum(c["quantized"].values())
+    if not total:
+        return "No weight is quantized."
+    counted = ", ".join(f"{count} {kind}" for kind, count in c["quantized"].items())
+    four, integer = (sum(c[name].values()) for name in ("four_bit", "integer_products"))
+    return f"Quantized weights: {total} ({counted}), {four} of them in 4 bits. Products in integers: {integer}."
+
+
+# ---------------------------------------------------------------- where it comes from, and where not to take it
+
+
+def _trained(c: Mapping[str, Any], about: Mapping[str, Any]) -> list[Block]:
+    rows = [["corpus", "share", "speakers", *CLASSES, "terms"]]
+    for name, corpus in about["corpora"].items():
+        counts = [f"{corpus['classes'].get(label, 0):,}" for label in CLASSES]
+        rows.append([name, f"{corpus['share']:.0%}", str(corpus["speakers"]), *counts, corpus["licence"]])
+    folds, ua = about["folds"], c["ua"]
+    low, high = (ua.get("interval") or {}).get("low"), (ua.get("interval") or {}).get("high")
+    interval = "" if low is None else f", 95 % {low:.3f} to {high:.3f} by speaker"
+    spread = "" if ua["sd"] is None else f" (sd over folds {ua['sd']:.3f})"
+    seeds = f", {about['seeds']} seeds" if about["seeds"] > 1 else ""
+    return [
+        Table(rows),
+        Text(
+            f"By {folds['count']} folds of kind `{folds['kind']}`{seeds}, tested on {about['tested']}: UA"
+            f" {ua['mean']:.3f}{spread}, pooled {ua['pooled']:.3f}{interval}. These are the folds' own heads; the"
+            " head in this file was trained on the rows that they were tested on, so these figures are the ones that"
+            " say how it does on new speakers of such recordings."
+        ),
+    ]
+
+
+def _limits_of_use(c: Mapping[str, Any]) -> Block:
+    lines = [
+        "Corpora of this kind are acted: people say given sentences in a given mood. How people feel who do not act is"
+        " another question, and this file has not been asked it.",
+        "Four classes are all it knows; what is none of them still gets one.",
+        "Few speakers, of few languages, ages and accents, were heard. It can be wrong more often for some people than"
+        " for others; measure that on your own before it matters.",
+        "Not for deciding over people: work, school, credit, health, police, borders. Laws may forbid that too.",
+        "Probabilities are those of clips like the ones it was certified on. On other microphones, in noise or far from"
+        " them, they mean less.",
+    ]
+    if c["weights"] == "random":
+        lines.insert(0, "**Random weights: nothing that it says of a voice means anything.**")
+    return Bullets(lines)
