@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
+import runtime_fixtures
+import soundfile
 
 from embedkit.cards import CLASSES, Certificate, Sound
 from embedkit.export import certify, modelcard
@@ -79,7 +83,7 @@ ABOUT = {
         "openai/whisper-tiny.en, revision `abc`, 7,632,384 parameters, pretrained weights; its licence: Apache-2.0",
         "hidden state 3, mean over time",
         "ends cut where they are 20 dB below the loudest frame, pre-emphasis 0.97, scaled to a peak of 0.95",
-        'onnxruntime.InferenceSession("logistic-small.onnx")',
+        'onnxruntime.InferenceSession("logistic-small.onnx", options)',
         "24 of 240",  # labels that flip
         "6.8% to 14.4%",  # Wilson's
         "240 clips of 8 speakers",
@@ -103,6 +107,18 @@ def test_the_loss_of_ua_is_that_of_the_certificate() -> None:
     page = modelcard.page("f.onnx", certificate(), ABOUT)
     (line,) = [line for line in page.splitlines() if "not distinguishable" in line or "torch above file" in line][-1:]
     assert "| this file" in line and "0.950" in line and "-0.0500" in line
+
+
+def test_the_sample_code_runs_and_says_what_the_file_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a file of the same interface, beside a voice note: 4 probabilities."""
+    page = modelcard.page("loud.onnx", certificate(), ABOUT)
+    (code,) = re.findall("```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    runtime_fixtures.build(tmp_path / "loud.onnx")
+    soundfile.write(tmp_path / "voice-note.wav", np.sin(np.arange(8_000) / 20), 16_000)
+    told: dict = {}
+    exec(code, told)
+    assert told["probabilities"].shape == (1, 4) and abs(told["probabilities"].sum() - 1) < 1e-6
 
 
 def test_every_row_of_a_table_is_as_wide_as_its_header() -> None:
