@@ -1,28 +1,40 @@
-"""Logistic regression on standardised features: scikit-learn's own, in float64.
+"""Logistic regression on standardised features, in float64: scikit-learn's own, or the same optimum sooner.
+
+Pooled features are correlated: a few directions vary a hundred times as much as most, and lbfgs needs some 150 steps
+to follow the small ones. Where X is large, the features are first turned by the curvature that the loss can have at
+most (Boehning, Annals of the Institute of Statistical Mathematics 44, 1992), which all directions then share: some 15
+steps are enough, and they end nearer to the optimum. With few rows the classes come apart, that bound says little, and
+scikit-learn is as fast and to be had to the bit.
 
 Validation rows are not used at all: nothing stops early, and they are never trained on.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.linalg import cholesky, solve_triangular
+from scipy.optimize import minimize
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from embedkit.heads import Array, Validation, check_views, dense_onnx, stack, standard, two_classes
 
 VIEWS = ("clean", "all")
 ROUNDS = ""
+LARGE, MANY = 1_000_000, 4  # numbers in X, and rows for each feature, from which on turning the features pays
 
 
 class Logistic(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """StandardScaler and LogisticRegression (lbfgs, L2). The scaler sees the clean training rows only.
+    """StandardScaler and multinomial logistic regression (lbfgs, L2). The scaler sees the clean training rows only.
 
     C: inverse strength of the penalty; class_weight: "balanced", None or a weight by class; max_iter, tol: of lbfgs.
     Fitted: `coef_` [class, dim] and `intercept_` [class] on standardised features, `mean_` and `scale_` [dim].
@@ -55,11 +67,49 @@ class Logistic(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.classes_, _ = two_classes(y)
         self.mean_, self.scale_ = standard(X)
         everything, labels, weight, _ = stack(X, y, views)
-        regression.fit((everything - self.mean_) / self.scale_, labels, None if views is None else weight)
+        everything = (everything - self.mean_) / self.scale_
+        if len(self.classes_) > 2 and X.size >= LARGE and len(X) >= MANY * X.shape[1]:
+            return self._fit_turned(everything, labels, weight)
+        regression.fit(everything, labels, None if views is None else weight)
         coef, intercept = regression.coef_, regression.intercept_
         if len(self.classes_) == 2:  # scikit-learn keeps one row, the second class's
             coef, intercept = np.vstack([0 * coef, coef]), np.append(0, intercept)
         self.coef_, self.intercept_, self.n_iter_ = coef, intercept, regression.n_iter_
+        return self
+
+    def _fit_turned(self, X: Array, y: Array, weight: Array) -> Logistic:
+        """The optimum that scikit-learn looks for, on features [row, dim] turned so that the loss curves alike."""
+        truth = (y[:, None] == self.classes_).astype(float)
+        weight = weight * compute_sample_weight(self.class_weight, y)
+        penalty = 1 / (self.C * weight.sum())
+        weight = weight[:, None] / weight.sum()
+        bound = (X * (weight / 4)).T @ X
+        bound[np.diag_indices_from(bound)] += penalty
+        turn = solve_triangular(cholesky(bound, lower=True), np.eye(len(bound)), lower=True)  # [dim, dim]
+
+        def loss(turned: Array) -> tuple[float, Array]:
+            """Cross-entropy with its penalty, and the gradient, at turned weights, half the intercept the last row."""
+            turned = turned.reshape(-1, len(self.classes_))
+            coef = turn.T @ turned[:-1]
+            logits = X @ coef + 2 * turned[-1]
+            logits -= logits.max(1, keepdims=True)
+            p = np.exp(logits)
+            total = p.sum(1, keepdims=True)
+            value = (weight * (np.log(total) - (truth * logits).sum(1, keepdims=True))).sum()
+            slope = (p / total - truth) * weight
+            gradient = np.vstack([turn @ (X.T @ slope + penalty * coef), 2 * slope.sum(0)])
+            return float(value + penalty / 2 * (coef**2).sum()), gradient.ravel()
+
+        start = np.zeros((X.shape[1] + 1) * len(self.classes_))
+        options = {"maxiter": self.max_iter, "maxfun": 2 * self.max_iter, "gtol": self.tol, "ftol": 0.0}
+        found = minimize(loss, start, jac=True, method="L-BFGS-B", options=options)
+        if not found.success and found.nit >= self.max_iter:
+            warnings.warn(
+                f"lbfgs did not converge in {found.nit} steps; raise max_iter", ConvergenceWarning, stacklevel=3
+            )
+        turned = found.x.reshape(-1, len(self.classes_))
+        self.coef_, self.intercept_ = (turn.T @ turned[:-1]).T, 2 * (turned[-1] - turned[-1].mean())
+        self.n_iter_ = np.array([found.nit])
         return self
 
     def _regression(self) -> LogisticRegression:
