@@ -453,6 +453,10 @@ if __name__ == "__main__":
 """
 
 
+def _hears_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class Passes:
     """Real passes in processes of their own."""
 
@@ -465,7 +469,9 @@ class Passes:
     def start(self, name: str, jobs: int, **environment: str) -> subprocess.Popen[str]:
         command = [sys.executable, self.script, self.workspace.root, self.mine, str(jobs), name]
         environment = {**os.environ, "PIDS": str(self.pids), **environment}
-        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        # A shell's background jobs ignore SIGINT, and so would what they start.
+        return subprocess.Popen(command, env=environment, preexec_fn=_hears_interrupts, **pipes)
 
     def finish(self, name: str, jobs: int, **environment: str) -> tuple[int, str, str]:
         process = self.start(name, jobs, **environment)
