@@ -21,6 +21,7 @@ from embedkit.workspace import Workspace, init
 TURNS = 240  # of the four classes and others, about 2.5 s each: extraction in about a minute on 2 cores
 VIEWS = 1  # augmented views beside the clean one
 NOTE_SECONDS = 120
+CLIPS = 64  # that certify the file: a quick look
 
 
 def demo(folder: Path) -> dict[str, Any]:
@@ -44,10 +45,10 @@ def demo(folder: Path) -> dict[str, Any]:
         from embedkit.study import run
 
         study = run(workspace, flags={"folds": "loso", "encoder": encoder})
-    with _step(f"{shown} stitch-export", seconds):
+    with _step(f"{shown} stitch-export --clips {CLIPS}", seconds):
         from embedkit.export import stitch
 
-        model = stitch(workspace)
+        model = stitch(workspace, clips=CLIPS)
     with _step(f"{shown} predict {model['model']} {note}", seconds):
         from embedkit.runtime import Predictor
 
