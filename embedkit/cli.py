@@ -57,7 +57,8 @@ def parser() -> argparse.ArgumentParser:
     )
     root.add_argument("--traceback", action="store_true", help="show where an unexpected fault happened")
     verbs = root.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for add in (_extract, _cache, _study, _audit, _stitch_export, _predict, _serve, _evaluate, _corpora, _init, _demo):
+    path = (_extract, _cache, _study, _audit, _stitch_export, _predict, _serve, _evaluate)
+    for add in (*path, _corpora, _init, _demo, _bench):
         add(verbs)
     return root
 
@@ -534,6 +535,28 @@ def _run_demo(args: argparse.Namespace) -> dict[str, Any]:
     from embedkit.demo import demo
 
     return demo(args.folder)
+
+
+def _bench(verbs: Any) -> None:
+    p = _verb(verbs, "bench", _run_bench, "what this machine can do, and how near embedkit comes to it", _show_bench)
+    p.add_argument("--only", default="", metavar="NAME,...", help="machine, extraction, heads, growth, startup")
+    p.add_argument(
+        "--full", action="store_true", help="what takes more than 10 minutes too: 100 trials, a million rows"
+    )
+    p.add_argument("--figure", type=Path, metavar="DIR", help="draw how the cost grows: growth.svg in a folder")
+
+
+def _run_bench(args: argparse.Namespace) -> dict[str, Any]:
+    from embedkit import bench
+
+    only = [name for name in args.only.split(",") if name]
+    return bench.run(only, bench.Size(full=args.full), args.figure, lambda line: print(line, file=sys.stderr))
+
+
+def _show_bench(r: dict[str, Any]) -> str:
+    from embedkit.bench import text
+
+    return text(r)
 
 
 # ---------------------------------------------------------------- shared

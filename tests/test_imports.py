@@ -35,7 +35,7 @@ ROOMS = {
 
 # From top to bottom: a room imports only what stands below it (cli -> verbs -> parts -> cards -> errors).
 ORDER = [
-    {"__main__"}, {"cli"}, {"demo"}, {"export", "web", "neutral"}, {"series"}, {"study"}, {"audit"},
+    {"__main__"}, {"cli"}, {"demo", "bench"}, {"export", "web", "neutral"}, {"series"}, {"study"}, {"audit"},
     {"plan", "search", "report", "extract", "runtime"}, {"synth", "encoders", "heads", "folds", "augment", "adapt"},
     {"cache"}, {"corpora"}, {"audio", "metrics", "stats", "calibration"}, {"cards"}, {"workspace"}, {"errors"},
     {"__init__"},

@@ -84,7 +84,7 @@ class Logistic(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         penalty = 1 / (self.C * weight.sum())
         weight = weight[:, None] / weight.sum()
         bound = (X * (weight / 4)).T @ X
-        bound[np.diag_indices_from(bound)] += penalty
+        bound[np.diag_indices_from(bound)] += max(penalty, 1e-9)  # without a penalty it may have no inverse
         turn = solve_triangular(cholesky(bound, lower=True), np.eye(len(bound)), lower=True)  # [dim, dim]
 
         def loss(turned: Array) -> tuple[float, Array]:

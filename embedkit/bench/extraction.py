@@ -1,0 +1,259 @@
+"""From sound to features: against the loop that one would write, and against what the processor can do at most."""
+
+from __future__ import annotations
+
+import csv
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embedkit.bench import MEAN, RATE, Row, Size, Wave, command, encoder, interleaved, one_thread, ratio, speech
+
+TITLE = "Extraction"
+HOW = (
+    "DistilHuBERT's geometry with random weights; synthetic speech of IEMOCAP's lengths (mean 4.5 s, cut at 8 s). The"
+    " naive loop is transformers in fp32, 16 clips a batch, padded to 8 s. CPU time of one thread each, in turns."
+)
+BATCH_SECONDS = 8.0
+
+
+def rows(size: Size) -> Iterator[Row]:
+    with tempfile.TemporaryDirectory() as folder, one_thread():
+        spec = encoder(Path(folder) / "encoder", size)
+        clips = speech(size.clips)
+        yield from _against_the_loop(spec, clips, size)
+        yield from _against_the_ceiling(spec, clips[len(clips) // 2], size)
+        yield from _the_whole_pass(spec, clips[:: max(1, len(clips) // 8)], Path(folder), size)
+        yield from _memory(spec, Path(folder), size)
+        yield from _on_a_gpu(spec, Path(folder), size)
+
+
+# ---------------------------------------------------------------- against the loop that one would write
+
+
+def _against_the_loop(spec: Any, clips: Sequence[Wave], size: Size) -> Iterator[Row]:
+    from embedkit import encoders
+
+    model, _ = encoders.pretrained(spec)
+    loaded = {precision: encoders.load(spec, precision) for precision in ("bf16", "fp32")}
+    pooled = {name: _each(one, clips) for name, one in loaded.items()}  # kernels are compiled here
+    naive(model, clips[:1])
+    calls: dict[str, Any] = {"naive": lambda: naive(model, clips)}
+    calls |= {name: partial(_each, one, clips) for name, one in loaded.items()}
+    taken = interleaved(calls, size.repeats)
+    seconds = sum(map(len, clips)) / RATE
+    yield ratio("bf16 against the naive loop", taken["naive"], taken["bf16"], floor=5.5, aim=6.5, unit="times")
+    yield ratio("fp32 against the naive loop", taken["naive"], taken["fp32"], floor=2.8, aim=3.2, unit="times")
+    for name in calls:
+        yield ratio(f"{name}: sound", [seconds] * size.repeats, taken[name], unit="s a CPU-second")
+    yield Row(
+        "bf16 against fp32, a clip's pooled features: least cosine",
+        min(cosine(a[-1, 0], b[-1, 0]) for a, b in zip(pooled["bf16"], pooled["fp32"], strict=True)),
+        floor=0.9999,
+    )
+
+
+def _each(one: Any, clips: Sequence[Wave]) -> list[Wave]:
+    return [one.pool(clip) for clip in clips]
+
+
+def naive(model: Any, clips: Sequence[Wave]) -> list[Wave]:
+    """The loop that a user would write: one batch, zeros up to 8 s, mean over all frames of every layer."""
+    import torch
+
+    batch = np.zeros((len(clips), round(BATCH_SECONDS * RATE)), np.float32)
+    for row, clip in zip(batch, clips, strict=True):
+        row[: len(clip)] = clip
+    with torch.no_grad():
+        states = model(torch.from_numpy(batch), output_hidden_states=True).hidden_states
+    return [state.mean(1).numpy() for state in states]
+
+
+def cosine(a: Wave, b: Wave) -> float:
+    """Of the angle between two vectors, in float64."""
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    return float(x @ y / np.sqrt((x @ x) * (y @ y)))
+
+
+# ---------------------------------------------------------------- against the processor's ceiling
+
+
+def products(config: Mapping[str, Any], samples: int) -> list[tuple[int, int, int]]:
+    """The matrix products by weights that a clip costs, (rows, inputs, outputs) each: convolutions and linear layers.
+
+    Attention's own products (1 to 2 %) are left out.
+    """
+    frames, channels, width = samples, 1, int(config["hidden_size"])
+    shapes: list[tuple[int, int, int]] = []
+    for outputs, kernel, stride in zip(config["conv_dim"], config["conv_kernel"], config["conv_stride"], strict=True):
+        frames = (frames - kernel) // stride + 1
+        shapes.append((frames, channels * kernel, outputs))
+        channels = outputs
+    shapes.append((frames, channels, width))
+    group = width // config["num_conv_pos_embedding_groups"]
+    shapes += [(frames, group * config["num_conv_pos_embeddings"], group)] * config["num_conv_pos_embedding_groups"]
+    inner = config["intermediate_size"]
+    layer = [*[(frames, width, width)] * 4, (frames, width, inner), (frames, inner, width)]
+    return shapes + layer * int(config["num_hidden_layers"])
+
+
+def _against_the_ceiling(spec: Any, clip: Wave, size: Size) -> Iterator[Row]:
+    """The time of the bare products, weights packed by oneDNN, as a share of the encoder's."""
+    import torch
+
+    from embedkit import encoders
+    from embedkit.encoders import random_weights
+
+    shapes = products({**random_weights.DISTILHUBERT, **size.encoder}, len(clip))
+    work = 2 * sum(m * k * n for m, k, n in shapes) / 1e9
+    for precision, floor, aim in (("bf16", 75, 85), ("fp32", 70, 75)):
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        packed = [(torch.randn(m, k).to(dtype), _packed(torch.randn(n, k).to(dtype), m)) for m, k, n in shapes]
+        one = encoders.load(spec, precision)
+
+        def bare(packed: Any = packed) -> None:
+            with torch.inference_mode():
+                for rows, product in packed:
+                    product(rows)
+
+        one.pool(clip)
+        bare()
+        taken = interleaved({"encoder": partial(one.pool, clip), "products": bare}, 2 * size.repeats)
+        yield ratio(f"ceiling, {precision}", [work] * 2 * size.repeats, taken["products"], unit="GFLOP/s a core")
+        yield ratio(
+            f"{precision}: share of the ceiling",
+            taken["products"],
+            taken["encoder"],
+            100,
+            floor=floor,
+            aim=aim,
+            unit="%",
+        )
+
+
+def _packed(weight: Any, rows: int) -> Any:
+    """rows -> rows @ weight.T by oneDNN with the weight packed for it; torch's own where it has no oneDNN."""
+    import torch
+
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return lambda x: torch.nn.functional.linear(x, weight)
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+    return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+
+
+# ---------------------------------------------------------------- the whole pass
+
+
+def _the_whole_pass(spec: Any, clips: Sequence[Wave], folder: Path, size: Size) -> Iterator[Row]:
+    """Decode, trim, augment, encode and write, against encoding the same views alone, in bf16."""
+    from embedkit import cache, cards, corpora, encoders, extract
+
+    place = manifest(folder / "pass", clips)
+    recipe = cards.Recipe(name="bench", precision="bf16", views=size.views)
+    utterances = corpora.load("made", place)
+    identity = cache.Identity.of("made", recipe, spec, views=size.views, labels="mapped")
+    cache.create(folder / "pass.h5", identity, utterances, spec.layers, spec.dim)
+    listen = extract.Listen(place.parent, recipe, size.views)
+    tasks = [extract.Task(row, utterance) for row, utterance in enumerate(utterances)]
+    encode = extract.Encode(listen, spec)
+    views = [wave for task in tasks for wave in listen(task).waves]
+    alone = encoders.load(spec, "bf16")
+    with cache.Cache.open(folder / "pass.h5", write=True) as file:
+
+        def whole() -> None:
+            for task in tasks:
+                clip = encode(task)
+                file.fill([clip.row], np.asarray(clip.features)[None], [clip.seconds], [clip.digest])
+
+        calls: dict[str, Callable[[], object]] = {"whole": whole, "alone": partial(_each, alone, views)}
+        interleaved(calls, 1)  # kernels are compiled here
+        taken = interleaved(calls, size.repeats)
+    yield ratio(
+        f"whole pass with {size.views} views against encoding alone", taken["alone"], taken["whole"], 100,
+        floor=88, aim=93, unit="%",
+    )  # fmt: skip
+
+
+def manifest(folder: Path, clips: Sequence[Wave]) -> Path:
+    """The clips as WAV files and a manifest of them."""
+    import soundfile
+
+    from embedkit.cards import CLASSES
+
+    folder.mkdir(parents=True)
+    with (folder / "made.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["file", "speaker", "label"])
+        for i, clip in enumerate(clips):
+            soundfile.write(folder / f"{i}.wav", clip, RATE, subtype="PCM_16")
+            table.writerow([f"{i}.wav", i % 2, CLASSES[i % 4]])
+    return folder / "made.csv"
+
+
+def _memory(spec: Any, folder: Path, size: Size) -> Iterator[Row]:
+    """The peak of a pass of two workers over few and over four times as many clips, all its processes together."""
+    from embedkit.workspace import init
+
+    clips = [clip[: 2 * RATE] for clip in speech(8)]
+    peaks = []
+    for count in size.passes:
+        place = manifest(folder / f"of{count}", [clips[i % len(clips)] for i in range(count)])
+        home = str(init(folder / f"home{count}").root)
+        call = ["-m", "embedkit", "--workspace", home, "extract", "--corpus", "made", "--root", str(place)]
+        ran = command(*call, "--encoder", str(spec.folder), "--views", "1", "--jobs", "2", memory=True)
+        if ran.megabytes is None:
+            return
+        peaks.append(ran.megabytes)
+    few, many = size.passes
+    yield Row("memory of a pass, two workers and all", peaks[1], "MB", floor=2_000, most=True)
+    yield Row(f"growth of memory, {many} clips against {few}", peaks[1] / peaks[0], "times", floor=1.1, most=True)
+
+
+# ---------------------------------------------------------------- on a GPU
+
+
+def _on_a_gpu(spec: Any, folder: Path, size: Size) -> Iterator[Row]:
+    """Rows for a machine with CUDA; none elsewhere."""
+    import torch
+
+    if torch.cuda.is_available():
+        yield from gpu(spec, folder, size, "cuda", clips=640)
+
+
+def gpu(spec: Any, folder: Path, size: Size, device: str, clips: int) -> Iterator[Row]:
+    """A pass of several workers that prepare the sound and a device that encodes, against the slower of the two."""
+    import os
+
+    from embedkit import cards, corpora, encoders, extract
+    from embedkit.workspace import init
+
+    voices = speech(min(clips, 64))
+    place = manifest(folder / "gpu", [voices[i % len(voices)] for i in range(clips)])
+    utterances, recipe = corpora.load("made", place), cards.Recipe(name="exact", views=size.views)
+    listen = extract.Listen(place.parent, recipe, size.views)
+    tasks = [extract.Task(row, utterance) for row, utterance in enumerate(utterances)]
+    jobs = max(1, min(os.cpu_count() or 1, clips // extract.CLIPS_A_WORKER))
+    begin = time.perf_counter()
+    heard = list(extract.spread_out(listen, tasks, jobs))
+    sound = time.perf_counter() - begin
+    one = encoders.load(spec, "fp32", device)
+    for _ in extract.on_gpu([extract.Clip(c.row, waves=c.waves) for c in heard[:16]], one, 0):
+        pass  # kernels are loaded here
+    begin = time.perf_counter()
+    for _ in extract.on_gpu([extract.Clip(c.row, waves=c.waves) for c in heard], one, 0):
+        pass
+    encoding = time.perf_counter() - begin
+    home = init(folder / "gpu-home")
+    options = {"root": place, "recipe": recipe, "encoder": str(spec.folder), "jobs": jobs, "device": device}
+    speed = extract.extract(home, "made", progress=False, **options)["audio_seconds_per_second"]  # type: ignore[arg-type]
+    whole = sum(clip.seconds for clip in heard) / speed
+    took = f"sound {sound:.1f} s, encoder {encoding:.1f} s, pass {whole:.1f} s"
+    yield Row("GPU: pass against the slower of sound and encoder", whole / max(sound, encoding), "times",
+              floor=1.25, aim=1.1, most=True, note=took)  # fmt: skip
+    iemocap = 5_531 * MEAN / speed
+    yield Row("GPU: IEMOCAP-sized pass", iemocap, "s", floor=90, aim=60, most=True, note=f"from {clips} clips")

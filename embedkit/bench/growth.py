@@ -1,0 +1,106 @@
+"""How the cost of a study grows, on made-up features: time and memory from cache to report."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embedkit.bench import Row, Size, cached, one_thread, shown
+
+TITLE = "Growth"
+HOW = (
+    "A study of logistic regression from cache to report, 64 features, one process of one thread. Slope: of CPU time"
+    " against the axis on a log-log scale, over its upper half; 1 is linear."
+)
+DIM = 64
+BASE = {"rows": 3_000, "folds": 5, "trials": 0, "views": 1}
+MILLION = 1_000_000
+CARD = 'kind = "logistic"\nviews = "all"\n[fixed]\nC = 0.05\n[search]\nC = { type = "float", low = 1e-3, high = 1.0 }\n'
+
+
+def rows(size: Size) -> Iterator[Row]:
+    axes = dict(size.axes)
+    if size.full and "rows" in axes:
+        axes["rows"] = (*axes["rows"], MILLION)
+    for axis, values in axes.items():
+        points = [point(**{**BASE, axis: value}) for value in values]
+        for value, (seconds, megabytes) in zip(values, points, strict=True):
+            yield Row(f"{axis}: {value:,}", seconds, "CPU-s", note=f"{shown(megabytes)} MB at most")
+        yield Row(f"{axis}: slope", slope(values, [seconds for seconds, _ in points]), floor=1.1, most=True)
+
+
+def slope(values: Sequence[float], seconds: Sequence[float]) -> float:
+    """Of the upper half of the points (two at least), by least squares on logarithms.
+
+    >>> round(slope([1, 10, 100, 1000], [5, 5, 10, 100]), 2)
+    1.0
+    """
+    kept = max(2, len(values) // 2)
+    x, y = np.log(values[-kept:]), np.log(seconds[-kept:])
+    return float(np.polyfit(x, y, 1)[0])
+
+
+def point(rows: int, folds: int, trials: int, views: int) -> tuple[float, float]:
+    """CPU seconds and peak MB of one study, in a process of its own whose libraries are loaded before."""
+    with tempfile.TemporaryDirectory() as folder:
+        sessions = [rows // folds + (i < rows % folds) for i in range(folds)]
+        seconds, megabytes = alone(_studied, folder, sessions, trials, views)
+        return float(seconds), float(megabytes)
+
+
+def alone(call: Callable[..., Any], *what: Any) -> Any:
+    """call(*what) in a fresh process."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(call, *what).result()
+
+
+def _studied(folder: str, sessions: Sequence[int], trials: int, views: int) -> tuple[float, float]:
+    from embedkit import study
+    from embedkit.workspace import Workspace, init
+
+    def run(workspace: Workspace, trials: int) -> None:
+        flags: Mapping[str, Any] = {"heads": ["grown"], "trials": trials}
+        study.run(workspace, flags=flags, jobs=1)
+
+    taken = 0.0
+    for name, of, count in (("first", [40] * 3, min(trials, 1)), ("second", sessions, trials)):
+        workspace = init(Path(folder) / name)
+        (workspace.root / "heads" / "grown.toml").write_text(CARD, encoding="utf-8")
+        cached(workspace, "iemocap", of, DIM, views)
+        with one_thread():
+            begin = time.process_time()
+            run(workspace, count)
+            taken = time.process_time() - begin
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return taken, peak / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def draw(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """growth.svg: one panel an axis, seconds and the line of slope 1 through the last point."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    axes: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        axis, _, value = row["what"].partition(": ")
+        if value != "slope":
+            axes.setdefault(axis, []).append((float(value.replace(",", "")), row["value"]))
+    with mpl.rc_context({"svg.hashsalt": "embedkit", "font.size": 9}):
+        figure = Figure((3 * len(axes), 3), layout="constrained")
+        for panel, (axis, points) in zip(np.atleast_1d(figure.subplots(1, len(axes))), axes.items(), strict=True):
+            x, y = np.array(points).T
+            panel.loglog(x, y, "o-", label="measured")
+            panel.loglog(x, y[-1] * x / x[-1], ":", color="0.5", label="linear")
+            panel.set(xlabel=axis, ylabel="CPU-s of a study")
+            panel.spines[["top", "right"]].set_visible(False)
+        panel.legend(frameon=False)
+        figure.savefig(folder / "growth.svg", metadata={"Date": None})

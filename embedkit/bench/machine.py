@@ -1,0 +1,47 @@
+"""What runs here: processor, instructions, versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from embedkit.bench import Row, Size
+
+TITLE = "Machine"
+HOW = "Ratios below carry over to machines with the same instructions; absolute times do not."
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "i8mm")
+LIBRARIES = ("torch", "transformers", "onnxruntime", "scikit-learn", "lightgbm", "numpy")
+
+
+def rows(size: Size) -> Iterator[Row]:  # noqa: ARG001  every table takes it
+    import torch
+
+    described = _cpuinfo()
+    yield Row("processor", described.get("model name", platform.processor() or platform.machine()))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    yield Row("cores for this process", float(cores))
+    known = set(described.get("flags", described.get("Features", "")).split())
+    yield Row("instructions", " ".join(name for name in INSTRUCTIONS if name in known) or "unknown")
+    yield Row("GPU", torch.cuda.get_device_name() if torch.cuda.is_available() else "none")
+    yield Row("Python", platform.python_version())
+    for name in LIBRARIES:
+        yield Row(name, _version(name))
+
+
+def _cpuinfo() -> dict[str, str]:
+    """The first processor's lines of /proc/cpuinfo; {} where there is none."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
+    except OSError:
+        return {}
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
