@@ -84,7 +84,7 @@ def _extract(verbs: Any) -> None:
     p.add_argument(
         "--recipe", default="exact", metavar="CARD", help="sound, views, precision: a card of cache/ (default: exact)"
     )
-    p.add_argument("--encoder", metavar="ID-OR-DIR", help="default: the recipe's")
+    p.add_argument("--encoder", metavar="ENCODER", help="hub id, folder, or an exported .onnx (default: the recipe's)")
     p.add_argument(
         "--views",
         type=int,
@@ -187,7 +187,7 @@ def _study(verbs: Any) -> None:
     p.add_argument("card", nargs="?", metavar="CARD", help="a card of studies/ (default: built from the flags)")
     p.add_argument("--corpus", metavar="NAME", help="default: iemocap")
     p.add_argument("--recipe", metavar="CARD", help="default: exact")
-    p.add_argument("--encoder", metavar="ID-OR-DIR", help="default: the recipe's")
+    p.add_argument("--encoder", metavar="ENCODER", help="hub id, folder, or an exported .onnx (default: the recipe's)")
     p.add_argument(
         "--mix",
         action="append",
@@ -292,7 +292,6 @@ def _stitch_export(verbs: Any) -> None:
     p.add_argument("--layer", type=_layer, metavar="N", help="a number, concat or weighted")
     p.add_argument(
         "--profile",
-        default="size",
         choices=["size", "speed", "small", "float"],
         help="size: 8-bit weights (default); speed: 8-bit integers; small: 4-bit weights; float: the reference",
     )
@@ -307,6 +306,11 @@ def _stitch_export(verbs: Any) -> None:
         default=[],
         metavar="KEY=VALUE",
         help="a limit that it is held to, e.g. certificate.size.flips=0.2",
+    )
+    p.add_argument(
+        "--refit",
+        action="store_true",
+        help="then train the head anew on the file's own features, and write FILE-refit.onnx with what that wins back",
     )
     p.add_argument("--web", type=Path, metavar="DIR", help="write a page there that runs the file in a browser")
 
@@ -326,6 +330,7 @@ def _run_stitch_export(args: argparse.Namespace) -> dict[str, Any]:
         output=args.output,
         root=args.root,
         settings=cards.parse_settings(args.set),
+        refit=args.refit,
         **({} if args.clips is None else {"clips": args.clips}),
     )
     if args.web:

@@ -18,7 +18,7 @@ from urllib.parse import quote
 import numpy as np
 import numpy.typing as npt
 
-from embedkit import cards, corpora, folds, heads
+from embedkit import cards, corpora, encoders, folds, heads
 from embedkit.cache import DONE, MISSING, SKIPPED, Cache, Identity
 from embedkit.errors import CardError, StudyError, did_you_mean
 from embedkit.folds import Fold, Rows
@@ -232,7 +232,7 @@ class Plan:
     layers: Sequence[Layer]
     views: int  # augmented views for the heads that want them
     labels: Mapping[str, cards.LabelMap]
-    place: str  # the encoder: a hub id or a folder
+    place: str  # the encoder: a hub id, a folder or an exported file
     notes: list[str] = field(default_factory=list)
 
     @cached_property
@@ -317,7 +317,7 @@ def plan(
     names = list(dict.fromkeys(name for name in [study.corpus, study.test, *others] if name))
     recipe = cards.read(cards.Recipe, workspace.card("cache", study.recipe))
     asked = study.encoder or recipe.encoder
-    place = str(Path(asked).expanduser().resolve()) if Path(asked).expanduser().is_dir() else asked
+    place = str(Path(asked).expanduser().resolve()) if Path(asked).expanduser().exists() else asked
     for name in study.labels:
         if name not in (known := {*names, *corpora.names()}):
             raise CardError(f"labels.{name}: no corpus of this study{did_you_mean(name, known)}")
@@ -362,8 +362,7 @@ def _source(
     partial: bool,
 ) -> Source:
     """Read a cache's columns; it must be there, complete (or partial), and of the recipe as its card now is."""
-    slug = Path(place).name if Path(place).is_dir() else place.replace("/", "--")
-    path = workspace.cache_file(recipe.name, slug, corpus)
+    path = workspace.cache_file(recipe.name, encoders.slug(place), corpus)
     command = _extract_command(study, corpus)
     if not path.is_file():
         known = {*corpora.names(), *(p.stem for p in path.parent.glob("*.h5"))}

@@ -22,7 +22,7 @@ HEAVY = {
 ROOMS = {
     "h5py": {"cache"},
     "optuna": {"search"},
-    "onnx": {"export", "heads"},
+    "onnx": {"encoders", "export", "heads"},
     "skl2onnx": {"heads"},
     "onnxmltools": {"heads"},
     "transformers": {"encoders"},
@@ -36,9 +36,9 @@ ROOMS = {
 # From top to bottom: a room imports only what stands below it (cli -> verbs -> parts -> cards -> errors).
 ORDER = [
     {"__main__"}, {"cli"}, {"demo", "bench"}, {"export", "web", "neutral"}, {"series"}, {"study"}, {"audit"},
-    {"plan", "search", "report", "extract", "runtime"}, {"synth", "encoders", "heads", "folds", "augment", "adapt"},
-    {"cache"}, {"corpora"}, {"audio", "metrics", "stats", "calibration"}, {"cards"}, {"workspace"}, {"errors"},
-    {"__init__"},
+    {"plan", "search", "report", "extract"}, {"synth", "encoders", "heads", "folds", "augment", "adapt"},
+    {"cache", "runtime"}, {"corpora"}, {"audio", "metrics", "stats", "calibration"}, {"cards"}, {"workspace"},
+    {"errors"}, {"__init__"},
 ]  # fmt: skip
 LEVEL = {room: i for i, rooms in enumerate(ORDER) for room in rooms}
 

@@ -54,12 +54,12 @@ log = logging.getLogger(__name__)
 class Spec:
     """What is known of an encoder before torch is imported; part of a cache's identity."""
 
-    id: str  # the hub id, or the folder's name
-    folder: Path  # where config.json and the weights lie on this machine
+    id: str  # the hub id, the folder's name, or "folder/file" of an exported file
+    folder: Path  # where config.json and the weights lie on this machine; of an exported one the file
     revision: str  # the snapshot's commit, "" for a folder
-    weights_digest: str  # SHA-256 over the safetensors files
+    weights_digest: str  # SHA-256 over the safetensors files, or over an exported file's encoder
     random: bool  # weights: random (the demo's stand-in)
-    family: str  # the module of this folder that reads it: "hubert" or "whisper"
+    family: str  # the module of this folder that reads it: "hubert", "whisper" or "exported"
     layers: int  # hidden states, the input to the first layer included
     dim: int
     parameters: int
@@ -112,11 +112,15 @@ class Family(Protocol):
 
 
 def resolve(name: str) -> Spec:
-    """An encoder by hub id ("ntu-spml/distilhubert") or by the folder that holds it. No torch.
+    """An encoder by hub id ("ntu-spml/distilhubert"), by the folder that holds it, or in an exported file. No torch.
 
     Raises EncoderError, with what to do, where it cannot be had, holds pickles only, or is of no known family.
     """
     folder = Path(name).expanduser()
+    if is_exported(folder):
+        from embedkit.encoders import exported
+
+        return exported.resolve(folder)
     if folder.is_dir():
         id_, revision = folder.resolve().name, ""
     else:
@@ -140,6 +144,23 @@ def resolve(name: str) -> Spec:
         dim=dim,
         parameters=sum(n for file in files for key, n in _tensor_sizes(file).items() if family.is_used(key)),
     )
+
+
+def is_exported(path: Path) -> bool:
+    """Whether it is a file of `stitch-export`, by its name."""
+    return path.suffix == ".onnx"
+
+
+def slug(name: str) -> str:
+    """The name under cache/<recipe>/ of what `resolve` would find, without looking into it."""
+    path = Path(name).expanduser()
+    if is_exported(path):
+        from embedkit.encoders import exported
+
+        name = exported.name_of(path)
+    elif path.is_dir():
+        name = path.resolve().name
+    return name.replace("/", "--")
 
 
 def load(spec: Spec, precision: str = "fp32", device: str = "cpu") -> Encoder:

@@ -88,35 +88,78 @@ def stitch(
     head: str | None = None,
     arm: str | None = None,
     layer: int | str | None = None,
-    profile: str = "size",
+    profile: str | None = None,
     output: Path | None = None,
     *,
     root: Path | None = None,
     clips: int = CLIPS,
     settings: Mapping[str, Any] | None = None,
+    refit: bool = False,
 ) -> dict[str, Any]:
     """Write a study's head with its encoder as one ONNX file; returns {model, bytes, certificate, card}.
 
     study: None: the newest finished one; head, arm, layer: None: those with the best mean validation UA. root: where
     the corpus lies that the study was tested on, for the certificate's clips: so many, spread over speakers and labels.
-    settings: limits that win over those of the study's card ({"certificate.size.flips": 0.2}).
+    settings: limits that win over those of the study's card ({"certificate.size.flips": 0.2}). refit: then train the
+    head anew on the file's own features (`export/refit.py`), and write and return that file, `<file>-refit.onnx`.
 
     The certificate lies beside the file as JSON, and in the model card for people. Raises UserError for what cannot be
     asked, and EmbedkitError where the file and torch part further than the limits allow: then the file is not written,
     only its certificate, under a name that says so.
     """
-    from embedkit.export import files, quantize
+    from embedkit.export import refit as refitting
 
-    if profile not in quantize.PROFILES:
-        raise UserError(f"profile '{profile}'{did_you_mean(profile, quantize.PROFILES)}")
     if clips < 1:
         raise UserError(f"a certificate of {clips} clips; give at least 1")
     parts = _parts(workspace, study, {"head": head, "arm": arm, "layer": layer})
+    profile = _profile(parts, profile)
+    path = _place(output or parts.study.plan.folder / f"{parts.choice.head}-{profile}.onnx")
+    made = _export(parts, workspace, profile, path, root, clips, settings)
+    if not refit:
+        return made
+    roots = {parts.corpus: root} if root else {}
+    name = refitting.run(workspace, parts.study, parts.choice, path, roots).study.name
+    anew = _parts(workspace, name, {})
+    won = refitting.won_back(parts.study, parts.choice, anew.study, anew.choice)
+    return _export(
+        anew, workspace, profile, path.with_stem(f"{path.stem}-refit"), root, clips, settings, {"refit": won}
+    )
+
+
+def _profile(parts: Parts, asked: str | None) -> str:
+    """What was asked for, else `size`; of a study on an exported file's features the file's own."""
+    from embedkit.export import files, quantize
+
+    if asked and asked not in quantize.PROFILES:
+        raise UserError(f"profile '{asked}'{did_you_mean(asked, quantize.PROFILES)}")
+    if parts.spec.family != "exported":
+        return asked or "size"
+    own = files.metadata(parts.spec.folder)["profile"]
+    if asked not in (None, own):
+        raise UserError(
+            f"{parts.spec.folder}: it is of profile {own}, and so is what is made of it; leave --profile out"
+        )
+    return own
+
+
+def _export(
+    parts: Parts,
+    workspace: Workspace,
+    profile: str,
+    path: Path,
+    root: Path | None,
+    clips: int,
+    settings: Mapping[str, Any] | None,
+    more: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Make the file, certify it and write it; more: what else its certificate says."""
+    from embedkit.export import files, quantize
+
     limits = _limits(parts, settings)
     heard = _clips(parts, workspace, root, clips)
-    path = _place(output or parts.study.plan.folder / f"{parts.choice.head}-{profile}.onnx")
-    plain = _float_graph(parts)
-    final = quantize.PROFILES[profile](plain, [] if profile == "float" else heard.calibration())
+    final = plain = _float_graph(parts)
+    if parts.spec.family != "exported":
+        final = quantize.PROFILES[profile](plain, [] if profile == "float" else heard.calibration())
     counts = quantize.check(final, profile)
     data = files.finished(final, _metadata(parts, profile))
     held = {"float": limits.float, "file": getattr(limits, profile)}
@@ -127,6 +170,7 @@ def stitch(
         "four_bit": counts["four_bit"],
         "integer_products": counts["integer"],
         "weight_bytes": counts["bytes"],
+        **(more or {}),
     }
     card = _write(path, data, certificate, _about(parts))
     return {"model": str(path), "bytes": len(data), "certificate": certificate, "card": str(card)}
@@ -226,7 +270,10 @@ def _float_graph(parts: Parts) -> onnx.ModelProto:
     from embedkit.export import files
 
     kind = parts.study.plan.heads[parts.choice.head].kind
-    body = files.exported(_body(parts))
+    if parts.spec.family == "exported":
+        body = files.body_of(parts.spec.folder, parts.layers, parts.study.plan.study.stats)
+    else:
+        body = files.exported(_body(parts))
     return files.merged(body, heads.to_onnx(kind, parts.estimator, parts.temperature), parts.columns, len(CLASSES))
 
 
@@ -343,6 +390,10 @@ def _metadata(parts: Parts, profile: str) -> dict[str, str]:
         "head": parts.choice.head,
         "layer": str(parts.choice.layer),
         "temperature": f"{parts.temperature:.6g}",
+        "layers": json.dumps(parts.layers),
+        "stats": json.dumps(plan.study.stats),
+        "dim": str(spec.dim),
+        "parameters": str(spec.parameters),
         "profile": profile,
         "version": __version__,
     }

@@ -4,40 +4,68 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 import torch
-from onnx import compose, shape_inference
+from onnx import TensorProto, compose, helper, numpy_helper, shape_inference
 from torch import nn
 
-from embedkit.runtime.model import BLANK, sign
+from embedkit.encoders.exported import PREPARED
+from embedkit.errors import ModelError
+from embedkit.runtime.model import BLANK, sign, verified
+
+if TYPE_CHECKING:
+    from embedkit.export.graph import Stitched
 
 OPSET, IR = 21, 10
 OUTPUTS = ("probabilities", "logits", "embedding")
-EMBEDDING = "clip_embedding"  # of a body alone: "embedding" is what the exporter calls a table's lookup
+PREFIX = "body/"  # of all names but those above and PREPARED, as the exporter calls a table's lookup "embedding" too
 
 
-def exported(module: nn.Module) -> onnx.ModelProto:
-    """signal [batch, samples], lengths [batch] -> clip_embedding [batch, dim], by torch's own exporter."""
+CLIP = "clip_embedding"
+
+
+class Steps(nn.Module):
+    """A body, with what its encoder is given as outputs too: so these bear their names in the graph."""
+
+    def __init__(self, body: Stitched):
+        super().__init__()
+        self.body = body
+
+    def forward(self, signal: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return self.body.steps(signal, lengths)
+
+
+def exported(body: Stitched) -> onnx.ModelProto:
+    """signal [batch, samples], lengths [batch] -> embedding [batch, dim], by torch's own exporter."""
     example = (torch.linspace(-0.5, 0.5, 2 * 20_000).reshape(2, 20_000).sin(), torch.tensor([20_000, 16_000]))
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(
-            module.eval(),
+            Steps(body).eval(),
             example,
             dynamo=True,
             opset_version=OPSET,
             dynamic_shapes=({0: "batch", 1: "samples"}, {0: "batch"}),
             input_names=["signal", "lengths"],
-            output_names=[EMBEDDING],
+            output_names=[CLIP, *PREPARED],
             verbose=False,
         )
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program")
-    return clean(program.model_proto)
+    model = program.model_proto
+    del model.graph.output[1:]
+    model = compose.add_prefix(clean(model), PREFIX)
+    _rename(
+        model.graph, {PREFIX + CLIP: "embedding", **{PREFIX + name: name for name in ("signal", "lengths", *PREPARED)}}
+    )
+    return inferred(model)
 
 
 @contextlib.contextmanager
@@ -89,16 +117,14 @@ def merged(body: onnx.ModelProto, head: onnx.ModelProto, columns: Sequence[int],
         model.ir_version = IR
         del model.graph.value_info[:]
         _one_opset_each(model)
-    body = compose.add_prefix(body, "body/")
     head = compose.add_prefix(head, "head/")
     whole = compose.merge_models(
         body,
         head,
-        io_map=[(f"body/{EMBEDDING}", "head/embedding")],
-        outputs=["head/probabilities", "head/logits", f"body/{EMBEDDING}"],
+        io_map=[("embedding", "head/embedding")],
+        outputs=["head/probabilities", "head/logits", "embedding"],
     )
-    names = {value.name: value.name.partition("/")[2] for value in (*whole.graph.input, *whole.graph.output)}
-    _rename(whole.graph, {**names, f"body/{EMBEDDING}": "embedding"})
+    _rename(whole.graph, {f"head/{name}": name for name in ("probabilities", "logits")})
     whole.graph.output.sort(key=lambda value: OUTPUTS.index(value.name))
     whole.graph.name = "embedkit"
     whole.producer_name, whole.producer_version = "embedkit", ""
@@ -108,19 +134,50 @@ def merged(body: onnx.ModelProto, head: onnx.ModelProto, columns: Sequence[int],
     return whole
 
 
+def metadata(path: Path) -> dict[str, str]:
+    """What an exported file says of itself, without the `embedkit.` of its keys. Raises ModelError."""
+    model = onnx.load_from_string(verified(path))
+    return {entry.key.removeprefix("embedkit."): entry.value for entry in model.metadata_props}
+
+
+def body_of(path: Path, layers: Sequence[int], stats: Sequence[str]) -> onnx.ModelProto:
+    """An exported file without its head, as `exported` gives it: of the layers (by their place in the file) and
+    statistics asked for. Raises ModelError where the file is damaged, or holds no such statistics."""
+    model = onnx.load_from_string(verified(path))
+    said, graph = metadata(path), model.graph
+    nodes = [node for node in graph.node if not node.name.startswith("head/")]
+    used = {name for node in nodes for name in node.input}
+    tensors = [tensor for tensor in graph.initializer if tensor.name in used]
+    held, dim = json.loads(said["stats"]), int(said["dim"])
+    if missing := set(stats) - set(held):
+        raise ModelError(f"{path}: its features hold no {', '.join(missing)}; run the study with stats = {held}")
+    columns = np.arange(len(json.loads(said["layers"])) * len(held) * dim).reshape(-1, len(held), dim)
+    chosen = columns[list(layers)][:, [held.index(name) for name in stats]].reshape(-1)
+    output, last = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", len(chosen)]), "embedding"
+    if len(chosen) < columns.size:
+        last = "embedding:all"
+        tensors.append(numpy_helper.from_array(chosen, "embedding:chosen"))
+        nodes.append(helper.make_node("Gather", [last, "embedding:chosen"], ["embedding"], "Choose", axis=1))
+        for node in nodes[:-1]:
+            node.output[:] = [last if name == "embedding" else name for name in node.output]
+    made = helper.make_graph(nodes, graph.name, graph.input, [output], tensors)
+    body: onnx.ModelProto = helper.make_model(made, opset_imports=model.opset_import, ir_version=model.ir_version)
+    return body
+
+
 def _place_columns(head: onnx.ModelProto, columns: Sequence[int], classes: int) -> None:
     """Outputs with a column for every class, by a product with ones and zeros. In place."""
     place = np.eye(classes, dtype=np.float32)[list(columns)]
     absent = np.where(place.any(0), 0, -1e4).astype(np.float32)
     constants = {"place": place, "absent": absent, "zero": np.zeros(classes, np.float32)}
     graph = head.graph
-    graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in constants.items())
+    graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in constants.items())
     _rename(graph, {value.name: f"own_{value.name}" for value in graph.output})
     for name, bias in (("logits", "absent"), ("probabilities", "zero")):
-        graph.node.append(onnx.helper.make_node("Gemm", [f"own_{name}", "place", bias], [name], f"place_{name}"))
+        graph.node.append(helper.make_node("Gemm", [f"own_{name}", "place", bias], [name], f"place_{name}"))
     del graph.output[:]
     graph.output.extend(
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", classes])
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", classes])
         for name in ("logits", "probabilities")
     )
 
@@ -140,7 +197,7 @@ def _one_opset_each(model: onnx.ModelProto) -> None:
         if domain in used:
             highest[domain] = max(entry.version, highest.get(domain, 0))
     del model.opset_import[:]
-    model.opset_import.extend(onnx.helper.make_opsetid(domain, version) for domain, version in sorted(highest.items()))
+    model.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in sorted(highest.items()))
 
 
 def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
@@ -155,5 +212,5 @@ def finished(model: onnx.ModelProto, metadata: Mapping[str, str]) -> bytes:
     """The file's bytes with its metadata, among them the digest of all the rest (`embedkit.runtime.sign`)."""
     model = _copy(model)
     del model.metadata_props[:]
-    onnx.helper.set_model_props(model, {**metadata, "embedkit.sha256": BLANK})
+    helper.set_model_props(model, {**metadata, "embedkit.sha256": BLANK})
     return sign(model.SerializeToString(deterministic=True))

@@ -45,6 +45,10 @@ class SoundSteps(nn.Module):
         self.limit = round(sound.max_seconds * RATE)
 
     def forward(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        return self.fitted(*self.prepared(signal, lengths))
+
+    def prepared(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """As `audio.prepare` does: trimmed, pre-emphasised, scaled to the peak. 25 ms longer than the signal."""
         lengths = lengths.clamp(min=0).clamp(max=signal.shape[1])
         wave = torch.where(signal.abs() <= LOUDEST, signal, torch.zeros_like(signal))  # NaN compares as false
         wave = F.pad(wave, (0, SHORTEST))
@@ -56,12 +60,16 @@ class SoundSteps(nn.Module):
             wave = torch.where(own(lengths, wave.shape[1]), wave - self.sound.pre_emphasis * before, before * 0)
         if self.sound.peak:
             wave = wave * (self.sound.peak / wave.abs().amax(1, keepdim=True).clamp(min=1e-9))
+        return wave, lengths
+
+    def fitted(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Cut, standardized and padded as the encoder wants it."""
         if self.limit:
             lengths = lengths.clamp(max=self.limit)
         if self.normalize:
             wave = self.standardized(wave, lengths)
         lengths = torch.full_like(lengths, self.limit) if self.sound.pad else lengths.clamp(min=SHORTEST)
-        return self.fitted(wave, lengths), lengths
+        return self.no_longer(wave, lengths), lengths
 
     def trim(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """librosa.effects.trim: from the first to the last frame within trim_db of the loudest one."""
@@ -84,7 +92,7 @@ class SoundSteps(nn.Module):
         wave = (wave - (wave * mine).sum(1, keepdim=True) / count) * mine
         return wave / (wave.square().sum(1, keepdim=True) / count + 1e-7).sqrt()
 
-    def fitted(self, wave: Tensor, lengths: Tensor) -> Tensor:
+    def no_longer(self, wave: Tensor, lengths: Tensor) -> Tensor:
         """As long as the longest clip and no longer, so that the encoder works on no more than it must."""
         if self.sound.pad:
             return F.pad(wave[:, : self.limit], (0, self.limit))[:, : self.limit]
@@ -256,14 +264,20 @@ class Stitched(nn.Module):
     stats: "mean" and "std" (ddof 0) over a clip's own frames; over all frames where the recipe pads.
     """
 
-    def __init__(self, sound: nn.Module, frames: nn.Module, stats: Sequence[Literal["mean", "std"]], *, pad: bool):
+    sound: SoundSteps
+
+    def __init__(self, sound: SoundSteps, frames: nn.Module, stats: Sequence[Literal["mean", "std"]], *, pad: bool):
         super().__init__()
         self.sound, self.frames, self.stats, self.pad = sound, frames, list(stats), pad
 
     def forward(self, signal: Tensor, lengths: Tensor) -> Tensor:
-        wave, lengths = self.sound(signal, lengths)
-        states, count = self.frames(wave, lengths)
-        return torch.cat([part for state in states for part in self.pooled(state, count)], 1)
+        return self.steps(signal, lengths)[0]
+
+    def steps(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The embedding; and what the encoder was given: the prepared sound, and its lengths."""
+        prepared, own_lengths = self.sound.prepared(signal, lengths)
+        states, count = self.frames(*self.sound.fitted(prepared, own_lengths))
+        return torch.cat([part for state in states for part in self.pooled(state, count)], 1), prepared, own_lengths
 
     def pooled(self, state: Tensor, count: Tensor) -> list[Tensor]:
         mine = own(count, state.shape[1])[..., None]

@@ -41,13 +41,8 @@ def sign(model: bytes) -> bytes:
     return model[: place.start] + file_digest(model).encode() + model[place.stop :]
 
 
-def load(path: Path, threads: int | None = None) -> tuple[Any, dict[str, str]]:
-    """An onnxruntime session on a verified file, and its metadata. threads: None takes every core.
-
-    Raises ModelError, in one line, where the file is missing, damaged or not by this version of embedkit.
-    """
-    import onnxruntime
-
+def verified(path: Path) -> bytes:
+    """The file's bytes. Raises ModelError, in one line, where it is missing, damaged or not by embedkit."""
     try:
         model = path.read_bytes()
     except OSError as error:
@@ -58,6 +53,17 @@ def load(path: Path, threads: int | None = None) -> tuple[Any, dict[str, str]]:
         raise ModelError(f"{path}: {error}") from None
     if file_digest(model) != model[place].decode():
         raise ModelError(f"{path}: damaged, its SHA-256 is not the one that it carries; {AGAIN}")
+    return model
+
+
+def load(path: Path, threads: int | None = None) -> tuple[Any, dict[str, str]]:
+    """An onnxruntime session on a verified file, and its metadata. threads: None takes every core.
+
+    Raises ModelError, in one line, where the file is missing, damaged or not by this version of embedkit.
+    """
+    import onnxruntime
+
+    model = verified(path)
     try:
         session = onnxruntime.InferenceSession(model, options(threads), providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has no common base class for its errors

@@ -17,6 +17,7 @@ from transformers import HubertConfig, HubertModel, WavLMConfig, WavLMModel, Whi
 
 import embedkit
 from embedkit.cards import Sound
+from embedkit.encoders.exported import EXTRA, encoder_of
 from embedkit.export import files, graph, quantize
 from embedkit.runtime.model import file_digest
 
@@ -167,6 +168,30 @@ def test_merging_changes_no_figure(plain: onnx.ModelProto) -> None:
     expected = embedding @ weight + bias
     np.testing.assert_allclose(logits, expected, atol=1e-5)
     np.testing.assert_allclose(probabilities, torch.softmax(torch.from_numpy(expected), 1), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_the_encoder_alone_gives_the_same_embedding(name: str) -> None:
+    """Cut off before its head and after its sound, and given torch's prepared sound: to 1e-4, clip by clip."""
+    body, model = exported(name)
+    dim = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
+    encoder = encoder_of(files.merged(model, head(dim), range(4), 4), name)
+    session = onnxruntime.InferenceSession(encoder.SerializeToString(), providers=["CPUExecutionProvider"])
+    inputs = [value.name for value in session.get_inputs()]
+    assert {"prepared", "prepared_lengths"} <= set(inputs)
+    for clip in (wave(20_000), wave(9_001)):
+        with torch.no_grad():
+            given = torch.from_numpy(clip)[None], torch.tensor([len(clip)])
+            expected, prepared, lengths = body.steps(*given)
+        prepared = prepared[:, : int(lengths)]
+        feed = {
+            "signal": prepared.numpy(),
+            "lengths": lengths.numpy(),
+            "prepared": torch.nn.functional.pad(prepared, (0, EXTRA)).numpy(),
+            "prepared_lengths": lengths.numpy(),
+        }
+        (found,) = session.run(None, {key: feed[key] for key in inputs})
+        np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
 
 
 def test_a_class_that_the_head_has_not_gets_probability_0() -> None:

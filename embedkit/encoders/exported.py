@@ -1,0 +1,149 @@
+"""An exported file as an encoder: what `stitch-export` wrote makes the features that a head is then trained on.
+
+So a head can be fitted to the very features that the file will give it, rounded as they are. The file holds the layers
+that its own head reads, and no others: they count from 0 here. Where its features hold no standard deviation, 0 stands
+in its place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from embedkit.encoders import Spec, check_length
+from embedkit.errors import EncoderError, ModelError
+
+if TYPE_CHECKING:
+    import onnx
+
+MODEL_TYPES = ()  # of no config.json
+PREPARED = ("prepared", "prepared_lengths")  # tensors in the file: the recipe's sound, before cutting and the encoder
+SHAPES = {"signal", "lengths"}  # inputs of the whole file; of these the encoder asks for their shapes at most
+STATS = ("mean", "std")
+EXTRA = 400  # samples (25 ms) by which the prepared sound is longer than the signal; see export/graph.py
+
+
+def name_of(path: Path) -> str:
+    """Its name as an encoder, by its folder and itself: "my-study/mlp-size"."""
+    path = path.resolve()
+    return f"{path.parent.name}/{path.stem}"
+
+
+def resolve(path: Path) -> Spec:
+    """What the file says of its encoder. The digest is of the encoder alone, so another head makes no other encoder.
+
+    Raises EncoderError where the file is damaged, not ours, or older than what is read here.
+    """
+    meta, encoder = _read(path)
+    try:
+        layers, dim = len(json.loads(meta["layers"])), int(meta["dim"])
+        parameters = int(meta["parameters"])
+    except (KeyError, ValueError):
+        raise EncoderError(f"{path}: it does not say which layers it holds; export it again") from None
+    return Spec(
+        id=name_of(path),
+        folder=path.resolve(),
+        revision="",
+        weights_digest=hashlib.sha256(encoder.SerializeToString(deterministic=True)).hexdigest(),
+        random=meta.get("weights") == "random",
+        family="exported",
+        layers=layers,
+        dim=dim,
+        parameters=parameters,
+    )
+
+
+def load(spec: Spec, *_: str) -> Exported:
+    """Whatever the precision asked for: it is what the file was made with, and the device is the CPU."""
+    return Exported(spec)
+
+
+class Exported:
+    """onnxruntime on the file's encoder, on one thread."""
+
+    unexpected: tuple[str, ...] = ()
+
+    def __init__(self, spec: Spec) -> None:
+        import onnxruntime
+
+        from embedkit.runtime.model import options
+
+        meta, encoder = _read(spec.folder)
+        self._name, self._shape = spec.id, (spec.layers, -1, spec.dim)
+        self._stats = [STATS.index(name) for name in json.loads(meta["stats"])]
+        sound = json.loads(meta["recipe"])["sound"]
+        limit = round(sound["max_seconds"] * 16_000)
+        self._limit, self._pad_to = limit, limit if sound["pad"] else 0
+        self._session = onnxruntime.InferenceSession(
+            encoder.SerializeToString(), options(1), providers=["CPUExecutionProvider"]
+        )
+        self._inputs = [value.name for value in self._session.get_inputs()]
+
+    def pool(self, wave: npt.NDArray[np.float32], *, pad_to: int = 0) -> npt.NDArray[np.float32]:
+        check_length(wave, EXTRA)
+        if pad_to != self._pad_to or (self._limit and len(wave) > self._limit):
+            raise EncoderError(
+                f"{self._name}: it cuts at {self._limit} samples and pads to {self._pad_to}, the recipe gives it"
+                f" {len(wave)} and pads to {pad_to}; use the recipe that it was exported with"
+            )
+        count = np.array(len(wave))
+        given = {"signal": wave, "lengths": count, PREPARED[0]: np.pad(wave, (0, EXTRA)), PREPARED[1]: count}
+        out = self._session.run(None, {name: given[name][None] for name in self._inputs})[0]
+        features = np.zeros((self._shape[0], len(STATS), self._shape[2]), np.float32)
+        features[:, self._stats] = out.reshape(self._shape)
+        return features
+
+
+def _read(path: Path) -> tuple[dict[str, str], onnx.ModelProto]:
+    """What a verified file says of itself, and its encoder alone."""
+    import onnx
+
+    from embedkit.runtime.model import verified
+
+    try:
+        model = onnx.load_from_string(verified(path))
+    except ModelError as error:
+        raise EncoderError(str(error)) from None
+    meta = {entry.key.removeprefix("embedkit."): entry.value for entry in model.metadata_props}
+    return meta, encoder_of(model, str(path))
+
+
+def encoder_of(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
+    """prepared [batch, samples + 400], prepared_lengths [batch] -> embedding [batch, dim].
+
+    The graph may ask for signal and lengths too, but for their shapes only.
+
+    Raises EncoderError where the graph has no such tensors.
+    """
+    from onnx import TensorProto, helper
+
+    needed, nodes = {"embedding"}, []
+    for node in reversed(model.graph.node):
+        if needed & set(node.output) and not set(PREPARED) & set(node.output):
+            nodes.append(node)
+            needed |= {name for name in node.input if name}
+    by_value = any(SHAPES & set(node.input) and node.op_type != "Shape" for node in nodes)
+    if not needed >= set(PREPARED) or by_value:
+        raise EncoderError(f"{where}: its sound and its encoder cannot be told apart; export it again")
+    kinds = {
+        "signal": TensorProto.FLOAT,
+        "lengths": TensorProto.INT64,
+        PREPARED[0]: TensorProto.FLOAT,
+        PREPARED[1]: TensorProto.INT64,
+    }
+    inputs = [
+        helper.make_tensor_value_info(name, kind, ["batch", name] if kind == TensorProto.FLOAT else ["batch"])
+        for name, kind in kinds.items()
+        if name in needed
+    ]
+    dim = next(value.type.tensor_type.shape.dim[1] for value in model.graph.output if value.name == "embedding")
+    outputs = [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", dim.dim_value])]
+    tensors = [tensor for tensor in model.graph.initializer if tensor.name in needed]
+    graph = helper.make_graph(nodes[::-1], "encoder", inputs, outputs, tensors)
+    made: onnx.ModelProto = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+    return made
