@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from embedkit.bench import MEAN, RATE, Row, Size, Wave, command, encoder, interleaved, one_thread, ratio, speech
+from embedkit.bench import (
+    MEAN,
+    RATE,
+    Row,
+    Size,
+    Wave,
+    command,
+    encoder,
+    features,
+    interleaved,
+    one_thread,
+    ratio,
+    speech,
+)
 
 TITLE = "Extraction"
 HOW = (
@@ -27,6 +41,7 @@ def rows(size: Size) -> Iterator[Row]:
         spec = encoder(Path(folder) / "encoder", size)
         clips = speech(size.clips)
         yield from _against_the_loop(spec, clips, size)
+        yield from _exported(spec, clips, Path(folder), size)
         yield from _against_the_ceiling(spec, clips[len(clips) // 2], size)
         yield from _the_whole_pass(spec, clips[:: max(1, len(clips) // 8)], Path(folder), size)
         yield from _memory(spec, Path(folder), size)
@@ -78,6 +93,43 @@ def cosine(a: Wave, b: Wave) -> float:
     """Of the angle between two vectors, in float64."""
     x, y = a.astype(np.float64), b.astype(np.float64)
     return float(x @ y / np.sqrt((x @ x) * (y @ y)))
+
+
+# ---------------------------------------------------------------- an exported file as the extractor
+
+
+def _exported(spec: Any, clips: Sequence[Wave], folder: Path, size: Size) -> Iterator[Row]:
+    """A file of profile speed, against the same loop; and how far its features lie from the fp32 encoder's."""
+    from embedkit import encoders
+
+    one = encoders.load(encoders.resolve(str(exported(spec, clips, folder))))
+    model, _ = encoders.pretrained(spec)
+    exact = np.stack([clip[-1, 0] for clip in _each(encoders.load(spec), clips)])
+    rounded = np.stack([clip[-1, 0] for clip in _each(one, clips)])
+    naive(model, clips[:1])
+    taken = interleaved({"naive": lambda: naive(model, clips), "exported": partial(_each, one, clips)}, size.repeats)
+    z = float((np.abs(rounded - exact).mean(0) / exact.std(0)).mean())
+    yield ratio("an exported 8-bit file against the naive loop", taken["naive"], taken["exported"],
+                floor=5, aim=8, unit="times", note=f"profile speed; z {z:.3f} from fp32")  # fmt: skip
+    yield Row("the same: least cosine against fp32", min(map(cosine, rounded, exact)))
+
+
+def exported(spec: Any, clips: Sequence[Wave], folder: Path) -> Path:
+    """An 8-bit file of the encoder, as `stitch-export --profile speed` makes it, with a head of no importance."""
+    from embedkit import cards, encoders, heads
+    from embedkit.export import files, graph, quantize
+
+    X, y = features(200, spec.dim)
+    head = heads.to_onnx("logistic", heads.build(cards.Head(kind="logistic")).fit(X, y))
+    model, _ = encoders.pretrained(spec)
+    recipe, layers = cards.Recipe(name="exact"), [spec.layers - 1]
+    body = files.exported(graph.body(model, recipe.sound, layers, ["mean"]))
+    final = quantize.PROFILES["speed"](files.merged(body, head, range(4), 4), clips)
+    said = {"layers": layers, "stats": ["mean"], "dim": spec.dim, "parameters": spec.parameters}
+    meta = {f"embedkit.{key}": json.dumps(value) for key, value in said.items()}
+    path = folder / "speed.onnx"
+    path.write_bytes(files.finished(final, {**meta, "embedkit.recipe": recipe.model_dump_json()}))
+    return path
 
 
 # ---------------------------------------------------------------- against the processor's ceiling
