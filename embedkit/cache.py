@@ -49,6 +49,8 @@ STATS = ("mean", "std")
 REASON_BYTES = 200
 DIGEST_BYTES = 32
 
+NEWER = {"sound.crop": False}  # settings that older files do not name, and what they were made with
+
 DAMAGED = "not a cache, or damaged; --fresh begins anew"
 NOT_WRITTEN = "cannot be written; is the folder writable, the disk full?"
 
@@ -107,7 +109,7 @@ class Identity:
 
     def _settings(self) -> dict[str, Any]:
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "recipe"}
-        return {**own, **_flat(self.recipe)}
+        return {**own, **NEWER, **_flat(self.recipe)}
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

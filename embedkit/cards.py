@@ -40,6 +40,7 @@ class Sound(Card):
     peak: float = Field(0.95, ge=0, le=1)  # scale so that the largest |sample| is this
     max_seconds: float = Field(8.0, ge=0)  # cut what is longer (s), after augmentation
     pad: bool = False  # append zeros up to max_seconds and pool over all frames (the paper's way)
+    crop: bool = False  # Whisper hears the clip alone, not the clip in 30 s of silence as it was trained
 
     @model_validator(mode="after")
     def _pad_needs_a_length(self) -> Self:

@@ -259,7 +259,8 @@ class Encode:
         clip = self.listen(task)
         if not clip.reason:
             if self._encoder is None:
-                self._encoder = encoders.load(self.spec, self.listen.recipe.precision, "cpu")
+                recipe = self.listen.recipe
+                self._encoder = encoders.load(self.spec, recipe.precision, "cpu", recipe.sound.crop)
             pool(clip, self._encoder, self.listen.pad_to)
         return clip
 
@@ -361,7 +362,7 @@ def _encoded(
     """Every task's clip, in small groups, in the order in which they are ready."""
     jobs = min(jobs, len(tasks)) if jobs else max(1, min(_cores(), len(tasks) // CLIPS_A_WORKER))
     if _device(device) == "cuda":
-        encoder = encoders.load(spec, listen.recipe.precision, "cuda")
+        encoder = encoders.load(spec, listen.recipe.precision, "cuda", listen.recipe.sound.crop)
         yield from on_gpu(_ready_ahead(spread_out(listen, tasks, jobs), 2 * jobs), encoder, listen.pad_to)
     elif jobs == 1:
         with _one_thread():

@@ -105,7 +105,7 @@ class Family(Protocol):
         """Whether a weight of the checkpoint belongs to the encoder, for counting its parameters."""
         ...
 
-    def load(self, spec: Spec, precision: str, device: str) -> Encoder: ...
+    def load(self, spec: Spec, precision: str, device: str, crop: bool) -> Encoder: ...
 
 
 # ---------------------------------------------------------------- what it is
@@ -163,14 +163,15 @@ def slug(name: str) -> str:
     return name.replace("/", "--")
 
 
-def load(spec: Spec, precision: str = "fp32", device: str = "cpu") -> Encoder:
-    """The encoder, ready to pool. precision: "fp32" or "bf16"; device: "cpu" or "cuda".
+def load(spec: Spec, precision: str = "fp32", device: str = "cpu", crop: bool = False) -> Encoder:
+    """The encoder, ready to pool. precision: "fp32" or "bf16"; device: "cpu" or "cuda"; crop: of a Whisper encoder
+    (`Sound.crop`).
 
     Raises EncoderError where the weights do not fit the config.
     """
     if precision not in ("fp32", "bf16"):
         raise EncoderError(f"precision '{precision}'{did_you_mean(precision, ['fp32', 'bf16'])}")
-    return _family(spec.family).load(spec, precision, device)
+    return _family(spec.family).load(spec, precision, device, crop)
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -58,8 +58,8 @@ def resolve(path: Path) -> Spec:
     )
 
 
-def load(spec: Spec, *_: str) -> Exported:
-    """Whatever the precision asked for: it is what the file was made with, and the device is the CPU."""
+def load(spec: Spec, *_: object) -> Exported:
+    """Precision and cropping are what the file was made with, and the device is the CPU."""
     return Exported(spec)
 
 

@@ -311,7 +311,7 @@ def _ordinary(parts: Parts, jobs: int) -> Callable[[Wave], Answer]:
     stats = [STATS.index(name) for name in parts.study.plan.study.stats]
     free: queue.SimpleQueue[encoders.Encoder] = queue.SimpleQueue()
     for _ in range(jobs):
-        free.put(encoders.load(parts.spec))
+        free.put(encoders.load(parts.spec, crop=sound.crop))
 
     def answer(wave: Wave) -> Answer:
         prepared = audio.cut(audio.prepare(wave, sound), sound)

@@ -202,7 +202,8 @@ class WhisperFrames(nn.Module):
     """Whisper's encoder with its log-mel: wave [batch, samples] -> hidden states [batch, frame, dim] of some layers.
 
     encoder: transformers' WhisperEncoder. filters: its feature extractor's mel filters [201, mel]. samples: the longest
-    clip (the recipe's cut), at most the encoder's 30 s. A clip's own frames are ceil(samples / 320).
+    clip (the recipe's cut), at most the encoder's 30 s. A clip's own frames are ceil(samples / 320). crop: the encoder
+    sees these alone (`Sound.crop`), not 30 s.
     """
 
     encoder: Any
@@ -210,9 +211,10 @@ class WhisperFrames(nn.Module):
     fourier: Tensor
     filters: Tensor
 
-    def __init__(self, encoder: Any, layers: Sequence[int], filters: Tensor, samples: int):
+    def __init__(self, encoder: Any, layers: Sequence[int], filters: Tensor, samples: int, *, crop: bool = False):
         super().__init__()
         config = encoder.config
+        self.crop = crop
         self.layers = list(layers)
         self.last = config.encoder_layers
         self.encoder = encoder
@@ -226,16 +228,26 @@ class WhisperFrames(nn.Module):
         self.register_buffer("filters", filters.T.float().contiguous())
 
     def forward(self, wave: Tensor, lengths: Tensor) -> tuple[list[Tensor], Tensor]:
-        x = F.gelu(self.encoder.conv1(self.log_mel(wave)))
-        x = F.gelu(self.encoder.conv2(x)).transpose(1, 2)
-        states = dict(enumerate(self.passes(x + self.encoder.embed_positions.weight)))
         frames = torch.div(lengths + WHISPER_HOP - 1, WHISPER_HOP, rounding_mode="floor")
-        return [states[n] for n in self.layers], frames.clamp(max=self.window // WHISPER_HOP)
+        frames = frames.clamp(max=self.window // WHISPER_HOP)
+        mel = self.log_mel(wave)
+        own_mel, mine = None, None
+        if self.crop:
+            own_mel, mine = own(2 * frames, mel.shape[2])[:, None], own(frames, mel.shape[2] // 2)
+            mel = torch.where(own_mel, mel, torch.zeros_like(mel))
+        x = F.gelu(self.encoder.conv1(mel))
+        if own_mel is not None:
+            x = torch.where(own_mel, x, torch.zeros_like(x))
+        x = F.gelu(self.encoder.conv2(x)).transpose(1, 2)
+        states = dict(enumerate(self.passes(x + self.encoder.embed_positions.weight[: x.shape[1]], mine)))
+        return [states[n] for n in self.layers], frames
 
-    def passes(self, hidden: Tensor) -> Iterator[Tensor]:
+    def passes(self, hidden: Tensor, mine: Tensor | None) -> Iterator[Tensor]:
+        """The hidden states in turn; mine [batch, frame]: what attention may look at, None: all."""
+        mask = None if mine is None else torch.where(mine, 0.0, torch.finfo(hidden.dtype).min)[:, None, None]
         for number, block in enumerate(self.blocks, 1):
             yield hidden
-            hidden = block(hidden, None)
+            hidden = block(hidden, mask)
             if number == self.last:
                 hidden = self.encoder.layer_norm(hidden)
         yield hidden
@@ -243,18 +255,19 @@ class WhisperFrames(nn.Module):
     def log_mel(self, wave: Tensor) -> Tensor:
         """WhisperFeatureExtractor's: 25 ms Hann windows every 10 ms, Slaney mel, log10, 8 decades, (x + 4) / 4.
 
-        Only what a clip can fill is transformed; the zeros up to 30 s have a known logarithm.
+        Only what a clip can fill is transformed; the zeros up to 30 s have a known logarithm. Cropped: two frames for
+        each of the encoder's, as many as the longest clip has.
         """
-        wave = F.pad(wave, (0, self.samples))[:, None, : self.samples]
-        full = self.samples == self.window
-        wave = (
-            F.pad(wave, (200, 200), mode="reflect") if full else F.pad(F.pad(wave, (200, 0), mode="reflect"), (0, 360))
-        )
+        full = self.samples == self.window and not self.crop
+        wave = (wave if self.crop else F.pad(wave, (0, self.samples)))[:, None, : self.samples]
+        wanted = 2 * ((wave.shape[2] + WHISPER_HOP - 1) // WHISPER_HOP) if self.crop else self.window // 160
+        ends = (200, 200) if full else (200, 0)
+        wave = F.pad(F.pad(wave, ends, mode="reflect"), (0, 0 if full else 360 + WHISPER_HOP * self.crop))
         parts = F.conv1d(wave, self.fourier, stride=160)
-        frames = min(parts.shape[-1], self.window // 160)  # the extractor drops the last one
+        frames = wanted if self.crop else min(parts.shape[-1], wanted)  # the extractor drops the last one
         power = (parts[:, :201].square() + parts[:, 201:].square())[..., :frames]
         logs = (self.filters @ power).clamp(min=1e-10).log10()
-        logs = F.pad(logs, (0, self.window // 160 - frames), value=-10.0)
+        logs = F.pad(logs, (0, wanted - frames), value=-10.0)
         return (torch.maximum(logs, logs.amax((1, 2), keepdim=True) - 8.0) + 4.0) / 4.0
 
 
@@ -315,6 +328,8 @@ def body(
     model = without_parametrizations(model)
     steps = SoundSteps(sound, normalize=normalize)
     frames = (
-        WaveformFrames(model, layers) if filters is None else WhisperFrames(model.encoder, layers, filters, steps.limit)
+        WaveformFrames(model, layers)
+        if filters is None
+        else WhisperFrames(model.encoder, layers, filters, steps.limit, crop=sound.crop)
     )
     return Stitched(steps, frames, stats, pad=sound.pad).eval()

@@ -134,6 +134,24 @@ def test_whisper_equals_transformers_on_its_own_frames(shared: Path) -> None:
             np.testing.assert_allclose(encoder.pool(wave, pad_to=pad_to), pooled(states[:, :own]), atol=1e-4)
 
 
+def test_a_cropped_whisper_hears_the_clip_alone(shared: Path) -> None:
+    """The real encoder's own modules on the clip's part of the whole log-mel, position by position, to 1e-4."""
+    folder = shared / "weights" / "whisper-tiny.en-encoder"
+    encoder = encoders.load(encoders.resolve(str(folder)), crop=True)
+    whole = transformers.WhisperModel.from_pretrained(folder, dtype=torch.float32).encoder.eval()
+    extractor = transformers.WhisperFeatureExtractor.from_pretrained(folder)
+    for wave in speech(shared):
+        frames = math.ceil(len(wave) / 320)
+        with torch.no_grad():
+            mel = extractor(wave, sampling_rate=16_000, return_tensors="pt").input_features[..., : 2 * frames]
+            x = torch.nn.functional.gelu(whole.conv2(torch.nn.functional.gelu(whole.conv1(mel)))).transpose(1, 2)
+            states = [x + whole.embed_positions.weight[:frames]]
+            for layer in whole.layers:
+                states.append(layer(states[-1], None))
+            states[-1] = whole.layer_norm(states[-1])
+        np.testing.assert_allclose(encoder.pool(wave), pooled(torch.cat(states).numpy()), atol=1e-4)
+
+
 @pytest.mark.parametrize("kind", ["hubert", "hubert-large", "wav2vec2", "wavlm", "wavlm-large", "data2vec-audio"])
 def test_the_family_equals_transformers(kind: str, tmp_path: Path) -> None:
     """Group and layer norm, post and pre-norm, weight norm in transformers' own spelling, do_normalize on and off."""

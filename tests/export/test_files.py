@@ -87,17 +87,21 @@ def wavlm() -> graph.Stitched:
     return graph.body(WavLMModel(WavLMConfig(**SMALL)).eval(), sound, [1], ["mean"])
 
 
-def whisper() -> graph.Stitched:
+def whisper(*, crop: bool = False) -> graph.Stitched:
     torch.manual_seed(0)
     config = WhisperConfig(
         d_model=24, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=32, decoder_layers=0, vocab_size=8,
         pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=3,
     )  # fmt: skip
     filters = torch.rand(201, 80, dtype=torch.float64) / 100
-    return graph.body(WhisperModel(config).eval(), Sound(max_seconds=2.0), [1], ["mean"], filters=filters)
+    return graph.body(WhisperModel(config).eval(), Sound(max_seconds=2.0, crop=crop), [1], ["mean"], filters=filters)
 
 
-BODIES = {body.__name__: body for body in (hubert, hubert_padded, wavlm, whisper)}
+def whisper_cropped() -> graph.Stitched:
+    return whisper(crop=True)
+
+
+BODIES = {body.__name__: body for body in (hubert, hubert_padded, wavlm, whisper, whisper_cropped)}
 
 
 @cache

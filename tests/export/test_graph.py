@@ -241,6 +241,28 @@ def test_whisper_equals_transformers_from_the_waveform_on(seconds: float) -> Non
                 torch.testing.assert_close(std, own.std(0, unbiased=False), atol=1e-4, rtol=0)
 
 
+def test_a_cropped_whisper_hears_each_clip_alone() -> None:
+    """A padded batch against transformers' layers on each clip's own part of the extractor's log-mel, to 1e-4."""
+    reference, extractor = whisper().encoder, WhisperFeatureExtractor()
+    sound = Sound(trim_db=0, pre_emphasis=0, peak=0, max_seconds=1.5, crop=True)
+    body = graph.body(whisper(), sound, [0, 1, 2], ["mean"], filters=torch.from_numpy(extractor.mel_filters))
+    waves = [speechlike(n, n) for n in (9_000, 40_001, 401, 16_000)]
+    with torch.no_grad():
+        found = body(*padded(waves)).reshape(len(waves), 3, -1)
+        for wave, ours in zip(waves, found, strict=True):
+            wave = audio.cut(wave, sound)
+            frames = -(-len(wave) // 320)
+            mel = extractor(wave, sampling_rate=16_000, return_tensors="pt").input_features[..., : 2 * frames]
+            x = torch.nn.functional.gelu(reference.conv2(torch.nn.functional.gelu(reference.conv1(mel)))).transpose(
+                1, 2
+            )
+            x = x + reference.embed_positions.weight[:frames]
+            states = [x, reference.layers[0](x, None)]
+            states.append(reference.layer_norm(reference.layers[1](states[1], None)))
+            for state, mean in zip(states, ours, strict=True):
+                torch.testing.assert_close(mean, state[0].mean(0), atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("samples", [479_990, 480_000, 500_000])
 def test_log_mel_at_the_end_of_whispers_window(samples: int) -> None:
     """A clip that fills 30 s is mirrored at the end as the extractor does it; longer ones are cut there. To 1e-4."""

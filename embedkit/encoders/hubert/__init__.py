@@ -32,7 +32,7 @@ def is_used(key: str) -> bool:
     return "feature_extractor." in key or "feature_projection." in key or "encoder." in key
 
 
-def load(spec: Spec, precision: str, device: str) -> Hubert:
+def load(spec: Spec, precision: str, device: str, _: bool) -> Hubert:
     return Hubert(spec, precision, device)
 
 
