@@ -32,7 +32,7 @@ def rows(size: Size) -> Iterator[Row]:
     if size.full and "rows" in axes:
         axes["rows"] = (*axes["rows"], MILLION)
     for axis, values in axes.items():
-        points = [point(**{**BASE, axis: value}) for value in values]
+        points = alone(studied, axis, values)
         for value, (seconds, megabytes) in zip(values, points, strict=True):
             yield Row(f"{axis}: {value:,}", seconds, "CPU-s", note=f"{shown(megabytes)} MB at most")
         yield Row(f"{axis}: slope", slope(values, [seconds for seconds, _ in points]), floor=1.1, most=True)
@@ -49,39 +49,36 @@ def slope(values: Sequence[float], seconds: Sequence[float]) -> float:
     return float(np.polyfit(x, y, 1)[0])
 
 
-def point(rows: int, folds: int, trials: int, views: int) -> tuple[float, float]:
-    """CPU seconds and peak MB of one study, in a process of its own whose libraries are loaded before."""
-    with tempfile.TemporaryDirectory() as folder:
-        sessions = [rows // folds + (i < rows % folds) for i in range(folds)]
-        seconds, megabytes = alone(_studied, folder, sessions, trials, views)
-        return float(seconds), float(megabytes)
-
-
 def alone(call: Callable[..., Any], *what: Any) -> Any:
     """call(*what) in a fresh process."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(call, *what).result()
 
 
-def _studied(folder: str, sessions: Sequence[int], trials: int, views: int) -> tuple[float, float]:
+def studied(axis: str, values: Sequence[int]) -> list[tuple[float, float]]:
+    """CPU seconds of a study at each value (ascending), and this process's peak memory (MB) by then."""
+    points = []
+    one_study(**{**BASE, "rows": 120, axis: min(values) if axis != "rows" else 120})  # libraries are loaded here
+    for value in values:
+        seconds = one_study(**{**BASE, axis: value})
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        points.append((seconds, peak / (1e6 if sys.platform == "darwin" else 1e3)))
+    return points
+
+
+def one_study(rows: int, folds: int, trials: int, views: int) -> float:
+    """CPU seconds from cache to report."""
     from embedkit import study
-    from embedkit.workspace import Workspace, init
+    from embedkit.workspace import init
 
-    def run(workspace: Workspace, trials: int) -> None:
-        flags: Mapping[str, Any] = {"heads": ["grown"], "trials": trials}
-        study.run(workspace, flags=flags, jobs=1)
-
-    taken = 0.0
-    for name, of, count in (("first", [40] * 3, min(trials, 1)), ("second", sessions, trials)):
-        workspace = init(Path(folder) / name)
+    with tempfile.TemporaryDirectory() as folder, one_thread():
+        workspace = init(Path(folder) / "home")
         (workspace.root / "heads" / "grown.toml").write_text(CARD, encoding="utf-8")
-        cached(workspace, "iemocap", of, DIM, views)
-        with one_thread():
-            begin = time.process_time()
-            run(workspace, count)
-            taken = time.process_time() - begin
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return taken, peak / (1e6 if sys.platform == "darwin" else 1e3)
+        cached(workspace, "iemocap", [rows // folds + (i < rows % folds) for i in range(folds)], DIM, views)
+        flags: Mapping[str, Any] = {"heads": ["grown"], "trials": trials}
+        begin = time.process_time()
+        study.run(workspace, flags=flags, jobs=1)
+        return time.process_time() - begin
 
 
 def draw(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
