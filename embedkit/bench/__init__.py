@@ -8,6 +8,7 @@ lowest and the highest beside it. Times are CPU seconds of one thread, but where
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
 import threading
@@ -215,12 +216,13 @@ class Ran:
     """What a command took."""
 
     seconds: float  # wall
+    cpu: float  # of it and its children together (s)
     megabytes: float | None  # the highest memory of it and its children together; None where the system does not say
 
 
 def command(*arguments: str, memory: bool = False) -> Ran:
     """Run `python arguments...` to its end. Raises UserError with its last line where it fails."""
-    begin = time.perf_counter()
+    begin, before = time.perf_counter(), _cpu_of_children()
     process = subprocess.Popen(
         [sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
@@ -234,7 +236,13 @@ def command(*arguments: str, memory: bool = False) -> Ran:
         watch.join()
     if process.returncode:
         raise UserError(f"{' '.join(arguments)} failed: {(error.strip().splitlines() or ['no message'])[-1]}")
-    return Ran(seconds, peak[0] or None)
+    return Ran(seconds, _cpu_of_children() - before, peak[0] or None)
+
+
+def _cpu_of_children() -> float:
+    """CPU seconds of the processes that this one has started and that have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def _watch(process: subprocess.Popen[str], peak: list[float]) -> None:

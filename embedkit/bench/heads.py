@@ -165,7 +165,7 @@ def _verbs(size: Size) -> Iterator[Row]:
         study = ["-m", "embedkit", "--workspace", str(workspace.root), "study"]
         ran = command(*study, "paper-table-2", "--json", memory=True)
         yield Row("paper-table-2 from a warm cache", ran.seconds, "s", floor=60, most=True,
-                  note=f"{shown(ran.megabytes or math.nan)} MB at most")  # fmt: skip
+                  note=f"{shown(ran.cpu)} CPU-s, {shown(ran.megabytes or math.nan)} MB at most")  # fmt: skip
         if size.full:
             search = ["--head", "mlp", "--trials", "100", "--name", "searched"]
             yield Row("100 trials of the MLP over five folds", command(*study, *search).seconds / 60, "minutes",
