@@ -10,8 +10,8 @@ other training speakers would do: the folds of one corpus share theirs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -260,6 +260,25 @@ def wording(test: Comparison, a: str = "A", b: str = "B", p: float | None = None
     if test.smallest > alpha:
         return f"not distinguishable ({test.clusters} speakers: no p below {test.smallest:.2g})"
     return "not distinguishable"
+
+
+def scored(by_way: Mapping[str, Array], against: str) -> dict[str, Any]:
+    """{ways: {way: {wa, ua}}, comparisons: [...]} of confusion matrices by speaker, each way in UA with one of them.
+
+    Intervals are 95 %, by speaker; tests are paired permutations over speakers, with Holm's p.
+    """
+    scores: dict[str, Score] = {"wa": wa, "ua": ua}
+    ways = {
+        name: {key: asdict(interval(table, score)) for key, score in scores.items()} for name, table in by_way.items()
+    }
+    others = [name for name in by_way if name != against]
+    tests = [permutation(by_way[name], by_way[against]) for name in others]
+    made = [
+        {"score": "ua", "way": name, "against": against, **asdict(test), "p": float(p),
+         "verdict": wording(test, name, against, float(p))}
+        for name, test, p in zip(others, tests, holm([test.p for test in tests]), strict=True)
+    ]  # fmt: skip
+    return {"ways": ways, "comparisons": made}
 
 
 # ---------------------------------------------------------------- variance

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -146,16 +146,7 @@ def on_test_folds(
         return found
     labels, speakers = [row.label for row in tested], [row.speaker for row in tested]
     tables = {name: stats.tables(labels, said, speakers) for name, said in _said(answers, tested, head).items()}
-    for name, table in tables.items():
-        scores = {"wa": stats.wa, "ua": stats.ua}
-        found["ways"][name] = {key: asdict(stats.interval(table, score)) for key, score in scores.items()}
-    others = [name for name in tables if name != "torch"]
-    tests = [stats.permutation(tables[name], tables["torch"]) for name in others]
-    for name, test, p in zip(others, tests, stats.holm([test.p for test in tests]), strict=True):
-        verdict = stats.wording(test, name, "torch", float(p))
-        found["comparisons"].append(
-            {"score": "ua", "way": name, "against": "torch", **asdict(test), "p": float(p), "verdict": verdict}
-        )
+    found |= stats.scored(tables, "torch")
     return found
 
 

@@ -121,7 +121,7 @@ def _use(file: str) -> list[Block]:
 
 def figures(c: Mapping[str, Any]) -> list[Block]:
     """What the certificate found, as tables in plain words."""
-    return [*_changes(c), *_on_folds(c), *_costs(c)]
+    return [*_changes(c), *_on_folds(c), *_refit(c), *_costs(c)]
 
 
 def _changes(c: Mapping[str, Any]) -> list[Block]:
@@ -163,6 +163,30 @@ def _on_folds(c: Mapping[str, Any]) -> list[Block]:
         Text(
             f"On the study's own test folds, {f['clips']} clips of {f['speakers']} speakers, each embedding judged by"
             f" the head of the fold that had not heard it.{left_out}{few} Intervals and test are by speaker."
+        ),
+        Table(rows),
+    ]
+
+
+def _refit(c: Mapping[str, Any]) -> list[Block]:
+    """What the head that was trained on the file's own features wins back (`export/refit.py`)."""
+    if "refit" not in c:
+        return []
+    f = c["refit"]
+    verdicts = {x["way"]: f"{x['difference']:+.4f}: {x['verdict']}" for x in f["comparisons"]}
+    names = {
+        "study": "features and heads of the study",
+        "before": "this file's features, heads of the study",
+        "refit": "this file's features, heads trained on them",
+    }
+    rows = [["", "WA", "95 %", "UA", "95 %", "against the second (paired, p by Holm)"]]
+    for way, name in names.items():
+        cells = [cell for score in ("wa", "ua") for cell in _estimate(f["ways"][way][score])]
+        rows.append([name, *cells, verdicts.get(way, "")])
+    return [
+        Text(
+            "The head of this file was trained on what this file's encoder gives. What that wins back, on all"
+            f" {f['clips']} test clips of {f['speakers']} speakers, by the folds' own heads:"
         ),
         Table(rows),
     ]

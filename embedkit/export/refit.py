@@ -8,7 +8,6 @@ folds' test rows, all of them: the study itself, its folds' heads on the file's 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,27 +81,7 @@ def won_back(base: Finished, choice: Choice, new: Finished, chosen: Choice) -> d
     }
     labels, speakers = both["label"].tolist(), both["speaker"].tolist()
     tables = {way: stats.tables(labels, each, speakers) for way, each in said.items()}
-    others = ("study", "refit")
-    tests = [stats.permutation(tables[way], tables["before"]) for way in others]
-    return {
-        "clips": len(both),
-        "speakers": len(set(speakers)),
-        "ways": {
-            way: {name: asdict(stats.interval(table, score)) for name, score in (("wa", stats.wa), ("ua", stats.ua))}
-            for way, table in tables.items()
-        },
-        "comparisons": [
-            {
-                "score": "ua",
-                "way": way,
-                "against": "before",
-                **asdict(test),
-                "p": float(p),
-                "verdict": stats.wording(test, way, "before", float(p)),
-            }
-            for way, test, p in zip(others, tests, stats.holm([test.p for test in tests]), strict=True)
-        ],
-    }
+    return {"clips": len(both), "speakers": len(set(speakers)), **stats.scored(tables, "before")}
 
 
 def _likeliest(rows: pd.DataFrame, suffix: str = "") -> list[str]:

@@ -11,6 +11,7 @@ import pytest
 import runtime_fixtures
 import soundfile
 
+from embedkit import stats
 from embedkit.cards import CLASSES, Certificate, Sound
 from embedkit.export import certify, modelcard
 from embedkit.report import render
@@ -140,3 +141,16 @@ def test_random_weights_are_loud_and_missing_folds_are_said() -> None:
 def test_a_terminal_shows_the_same_figures() -> None:
     shown = render.text(modelcard.figures(certificate()))
     assert "24 of 240" in shown and "2.00 / 1.80" in shown and "|" not in shown
+
+
+def test_what_a_refit_wins_back_stands_in_the_card() -> None:
+    """One row for the study, one for its heads on the file's features, one for the new heads; none without a refit."""
+    truth = [CLASSES[i % 4] for i in range(48)]
+    wrong = [CLASSES[(i + (i % 6 == 0)) % 4] for i in range(48)]
+    speakers = [f"s{i % 8}" for i in range(48)]
+    tables = {way: stats.tables(truth, said, speakers) for way, said in (("study", truth), ("before", wrong))}
+    found = {"clips": 48, "speakers": 8, **stats.scored({**tables, "refit": tables["study"]}, "before")}
+    text = modelcard.page("x.onnx", {**certificate(), "refit": found}, ABOUT)
+    rows = [line for line in text.splitlines() if line.startswith("| this file's features, heads")]
+    assert len(rows) == 2 and "0.833" in rows[0] and "1.000" in rows[1] and "+0.1667" in rows[1]
+    assert "heads trained on them" not in modelcard.page("x.onnx", certificate(), ABOUT)
