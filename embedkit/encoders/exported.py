@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -122,11 +123,8 @@ def encoder_of(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
     """
     from onnx import TensorProto, helper
 
-    needed, nodes = {"embedding"}, []
-    for node in reversed(model.graph.node):
-        if needed & set(node.output) and not set(PREPARED) & set(node.output):
-            nodes.append(node)
-            needed |= {name for name in node.input if name}
+    nodes = leading_to("embedding", model.graph.node, stop=PREPARED)
+    needed = {name for node in nodes for name in node.input}
     by_value = any(SHAPES & set(node.input) and node.op_type != "Shape" for node in nodes)
     if not needed >= set(PREPARED) or by_value:
         raise EncoderError(f"{where}: its sound and its encoder cannot be told apart; export it again")
@@ -144,6 +142,16 @@ def encoder_of(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
     dim = next(value.type.tensor_type.shape.dim[1] for value in model.graph.output if value.name == "embedding")
     outputs = [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", dim.dim_value])]
     tensors = [tensor for tensor in model.graph.initializer if tensor.name in needed]
-    graph = helper.make_graph(nodes[::-1], "encoder", inputs, outputs, tensors)
+    graph = helper.make_graph(nodes, "encoder", inputs, outputs, tensors)
     made: onnx.ModelProto = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
     return made
+
+
+def leading_to(name: str, nodes: Sequence[onnx.NodeProto], stop: Sequence[str] = ()) -> list[onnx.NodeProto]:
+    """The nodes that a tensor depends on, in their order; those that make the tensors of `stop` are not looked at."""
+    needed, found = {name}, []
+    for node in reversed(nodes):
+        if needed & set(node.output) and not set(stop) & set(node.output):
+            found.append(node)
+            needed |= {each for each in node.input if each}
+    return found[::-1]

@@ -17,7 +17,7 @@ import torch
 from onnx import TensorProto, compose, helper, numpy_helper, shape_inference
 from torch import nn
 
-from embedkit.encoders.exported import PREPARED
+from embedkit.encoders.exported import PREPARED, leading_to
 from embedkit.errors import ModelError
 from embedkit.runtime.model import BLANK, sign, verified
 
@@ -145,7 +145,7 @@ def body_of(path: Path, layers: Sequence[int], stats: Sequence[str]) -> onnx.Mod
     statistics asked for. Raises ModelError where the file is damaged, or holds no such statistics."""
     model = onnx.load_from_string(verified(path))
     said, graph = metadata(path), model.graph
-    nodes = [node for node in graph.node if not node.name.startswith("head/")]
+    nodes = leading_to("embedding", graph.node)
     used = {name for node in nodes for name in node.input}
     tensors = [tensor for tensor in graph.initializer if tensor.name in used]
     held, dim = json.loads(said["stats"]), int(said["dim"])

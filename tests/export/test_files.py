@@ -198,6 +198,21 @@ def test_the_encoder_alone_gives_the_same_embedding(name: str) -> None:
         np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
 
 
+def test_another_head_on_a_quantized_file(plain: onnx.ModelProto, tmp_path: Path, monkeypatch) -> None:
+    """The body of a file whose head is quantized too, with its own head again: the same answers to 1e-6."""
+    monkeypatch.setattr(quantize, "SMALLEST", 100)
+    small = quantize.in_8_bits(plain)
+    assert "head/weight:int8" in {tensor.name for tensor in small.graph.initializer}
+    said = {"embedkit.layers": "[0, 1]", "embedkit.stats": '["mean", "std"]', "embedkit.dim": "32"}
+    path = tmp_path / "small.onnx"
+    path.write_bytes(files.finished(small, said))
+    body = files.body_of(path, [0, 1], ["mean", "std"])
+    assert not [tensor.name for tensor in body.graph.initializer if tensor.name.startswith("head/")]
+    again = quantize.in_8_bits(files.merged(body, head(128), range(4), 4))
+    for ours, theirs in zip(run(again, [wave(9_000)]), run(small, [wave(9_000)]), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
 def test_a_class_that_the_head_has_not_gets_probability_0() -> None:
     """A head of classes 0 and 2 of four: its columns go where they belong."""
     _, body = exported("hubert_padded")
