@@ -157,8 +157,10 @@ def _export(
 
     limits = _limits(parts, settings)
     heard = _clips(parts, workspace, root, clips)
-    final = plain = _float_graph(parts)
-    if parts.spec.family != "exported":
+    plain = _float_graph(parts)
+    if parts.spec.family == "exported":  # all but the new head is as small as it will be
+        final = plain if profile == "float" else quantize.in_8_bits(plain)
+    else:
         final = quantize.PROFILES[profile](plain, [] if profile == "float" else heard.calibration())
     counts = quantize.check(final, profile)
     data = files.finished(final, _metadata(parts, profile))
