@@ -208,6 +208,7 @@ class WhisperFrames(nn.Module):
 
     encoder: Any
     blocks: Any
+    positions: Tensor
     fourier: Tensor
     filters: Tensor
 
@@ -221,6 +222,8 @@ class WhisperFrames(nn.Module):
         self.blocks = self.encoder.layers[: max(layers)]
         self.window = 2 * config.max_source_positions * 160  # samples: 480,000
         self.samples = min(samples or self.window, self.window)
+        positions = encoder.embed_positions.weight.detach()
+        self.register_buffer("positions", positions[: math.ceil(self.samples / WHISPER_HOP)] if crop else positions)
         time = torch.arange(400, dtype=torch.float64) * (2 * math.pi / 400)
         angle = torch.arange(201, dtype=torch.float64)[:, None] * time
         waves = torch.cat([angle.cos(), -angle.sin()]) * (0.5 - 0.5 * time.cos())  # Hann
@@ -239,7 +242,7 @@ class WhisperFrames(nn.Module):
         if own_mel is not None:
             x = torch.where(own_mel, x, torch.zeros_like(x))
         x = F.gelu(self.encoder.conv2(x)).transpose(1, 2)
-        states = dict(enumerate(self.passes(x + self.encoder.embed_positions.weight[: x.shape[1]], mine)))
+        states = dict(enumerate(self.passes(x + self.positions[: x.shape[1]], mine)))
         return [states[n] for n in self.layers], frames
 
     def passes(self, hidden: Tensor, mine: Tensor | None) -> Iterator[Tensor]:

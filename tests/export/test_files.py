@@ -198,6 +198,13 @@ def test_the_encoder_alone_gives_the_same_embedding(name: str) -> None:
         np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
 
 
+@pytest.mark.parametrize(("name", "frames"), [("whisper", 1500), ("whisper_cropped", 100)])
+def test_whispers_positions_are_quantized_and_no_longer_than_its_clips(name: str, frames: int) -> None:
+    found = quantize.counts(quantize.in_8_bits(files.merged(exported(name)[1], head(24), range(4), 4)))
+    assert found["nodes"]["table"] == 1
+    assert found["bytes"]["table int8"] == frames * 24
+
+
 def test_another_head_on_a_quantized_file(plain: onnx.ModelProto, tmp_path: Path, monkeypatch) -> None:
     """The body of a file whose head is quantized too, with its own head again: the same answers to 1e-6."""
     monkeypatch.setattr(quantize, "SMALLEST", 100)

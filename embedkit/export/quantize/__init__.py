@@ -100,14 +100,14 @@ def _spread(scale: Array, ndim: int, axis: int) -> Array:
 
 def weights(graph: onnx.GraphProto) -> dict[str, int]:
     """{initializer: its axis of output channels} of every large weight that a Conv, MatMul or Gemm multiplies by, and
-    of every table that is added."""
+    of every table that is added, or a part of it."""
     sizes = {t.name: t.dims for t in graph.initializer if t.data_type == TensorProto.FLOAT}
     large = {name for name, dims in sizes.items() if np.prod(dims) >= SMALLEST and not name.endswith(TABLES)}
     found = {}
     for node in graph.node:
         if len(node.input) > 1 and node.input[1] in large and node.op_type in ("Conv", "MatMul", "Gemm"):
             found[node.input[1]] = 0 if node.op_type == "Conv" or attributes(node).get("transB") else 1
-        elif node.op_type == "Add":  # a table of positions; biases are small
+        elif node.op_type in ("Add", "Slice"):  # a table of positions, whole or its beginning; biases are small
             found |= {name: 1 for name in node.input if name in large and len(sizes[name]) == 2}
     return found
 
