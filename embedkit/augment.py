@@ -40,7 +40,8 @@ def views(prepared: Wave, recipe: Recipe, utterance_id: str, count: int) -> list
 
 def seed(recipe: Recipe, utterance_id: str, view: int) -> int:
     """32 bits from everything that shapes a view, and from nothing else (not the recipe's name, not its encoder)."""
-    text = json.dumps([recipe.sound.model_dump(), recipe.augment.model_dump(), utterance_id, view], sort_keys=True)
+    sound = recipe.sound.model_dump(exclude={"crop"})  # is the encoder's
+    text = json.dumps([sound, recipe.augment.model_dump(), utterance_id, view], sort_keys=True)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")
 
 

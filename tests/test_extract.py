@@ -431,7 +431,7 @@ class Slow:
         x = np.resize(wave, (2, 2, 4)).astype(np.float32)
         return x * 2
 
-def load(spec, precision, device):
+def load(spec, *_):
     with open(os.environ["PIDS"], "a") as f:
         f.write(f"{os.getpid()}\\n")
     return Slow()
