@@ -536,7 +536,7 @@ def test_killed_passes_that_are_resumed_give_the_same_bits(passes: Passes) -> No
 def test_a_pass_that_is_interrupted_says_how_to_go_on(passes: Passes, jobs: int) -> None:
     """Ctrl-C (SIGINT to the whole group, workers too): one line, exit code 1, no traceback."""
     process = passes.start("stopped", jobs, PAUSE="0.1")
-    until(lambda: passes.done("stopped") > 2)
+    until(lambda: passes.done("stopped") > 2 or process.poll() is not None)
     for pid in {process.pid, *passes.workers_alive()}:
         os.kill(pid, signal.SIGINT)
     _, err = process.communicate(timeout=300)
