@@ -191,16 +191,13 @@ def certificate(
 
 
 def past_limits(found: Mapping[str, Any], limits: Limits, clips: int, what: str) -> list[str]:
-    """What of a comparison is past its limits, or is no number, in words.
-
-    The share of flips is past its limit where its whole interval is: one of eight clips says nothing yet.
-    """
+    """What of a comparison is past its limits, or is no number, in words."""
     past = []
     if not found["mean_change"] <= limits.mean_change:
         past.append(
             f"{what}: probabilities change by {found['mean_change']:.4f} in the mean (limit {limits.mean_change:g})"
         )
-    if wilson(found["flips"], clips)[0] > limits.flips:
+    if not found["flips"] / clips <= limits.flips:
         past.append(f"{what}: {found['flips']} of {clips} labels flip (limit {limits.flips:.3g} of them)")
     return past
 

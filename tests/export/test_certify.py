@@ -147,11 +147,7 @@ def test_within_the_limits_the_certificate_holds_all_three_comparisons() -> None
     ("file", "plain", "said"),
     [
         ([[0.5, 0.3, 0.1, 0.1]] * 20, None, "file against torch: probabilities change by 0.1000"),
-        (
-            [[0.7, 0.1, 0.1, 0.1]] * 70 + [[0.39, 0.4, 0.11, 0.1]] * 30,
-            None,
-            "file against torch: 30 of 100 labels flip",
-        ),
+        ([[0.7, 0.1, 0.1, 0.1]] * 17 + [[0.39, 0.4, 0.11, 0.1]] * 3, None, "file against torch: 3 of 20 labels flip"),
         ([[math.nan] * 4] * 20, None, "file against torch: probabilities change by nan"),
         ([[0.7, 0.1, 0.1, 0.1]] * 20, [[0.69, 0.11, 0.1, 0.1]] * 20, "float against torch: probabilities change"),
     ],
@@ -159,10 +155,3 @@ def test_within_the_limits_the_certificate_holds_all_three_comparisons() -> None
 def test_past_the_limits_it_is_said_where(file: list[list[float]], plain: list[list[float]] | None, said: str) -> None:
     past = certified(file, plain)["past_limits"]
     assert past and past[0].startswith(said) and "limit" in past[0]
-
-
-def test_few_flips_of_few_clips_are_not_past_the_limit() -> None:
-    """1 of 8 is more than the limit's tenth, but its interval begins at 2 %."""
-    one = [[0.7, 0.1, 0.1, 0.1]] * 7 + [[0.39, 0.4, 0.11, 0.1]]
-    found = certified(one)
-    assert found["file_against_torch"]["flips"] == 1 and found["past_limits"] == []
