@@ -30,6 +30,7 @@ from embedkit.cache import DONE, MISSING, SKIPPED, Cache, Identity
 from embedkit.cards import Recipe
 from embedkit.corpora import Utterance
 from embedkit.errors import CacheError, ClipError, CorpusError, EmbedkitError, UserError
+from embedkit.threads import cores, one_thread
 from embedkit.workspace import Workspace, inside
 
 AHEAD = 2  # tasks that a worker has at a time: one in its hands, one waiting
@@ -360,12 +361,12 @@ def _encoded(
     tasks: Sequence[Task], listen: Listen, spec: encoders.Spec, jobs: int | None, device: str
 ) -> Generator[list[Clip]]:
     """Every task's clip, in small groups, in the order in which they are ready."""
-    jobs = min(jobs, len(tasks)) if jobs else max(1, min(_cores(), len(tasks) // CLIPS_A_WORKER))
+    jobs = min(jobs, len(tasks)) if jobs else max(1, min(cores(), len(tasks) // CLIPS_A_WORKER))
     if _device(device) == "cuda":
         encoder = encoders.load(spec, listen.recipe.precision, "cuda", listen.recipe.sound.crop)
         yield from on_gpu(_ready_ahead(spread_out(listen, tasks, jobs), 2 * jobs), encoder, listen.pad_to)
     elif jobs == 1:
-        with _one_thread():
+        with one_thread():
             for clip in spread_out(Encode(listen, spec), tasks, 1):
                 yield [clip]
     else:
@@ -534,23 +535,6 @@ def _as_workers_want_it() -> Iterator[None]:
             signal.signal(signal.SIGINT, handler)
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """This process with one thread in every library, as a worker has it; as it was afterwards."""
-    import torch
-
-    # threadpoolctl: sets the threads of BLAS and OpenMP in a process that runs already.
-    from threadpoolctl import threadpool_limits
-
-    threads = torch.get_num_threads()
-    with threadpool_limits(1):
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
-
-
 def _ready_ahead(clips: Generator[Clip], depth: int) -> Iterator[Clip]:
     """The same clips, up to depth of them fetched in a thread while the caller is busy."""
     ready: queue.Queue[Clip | BaseException | None] = queue.Queue(depth)
@@ -583,8 +567,3 @@ def _ready_ahead(clips: Generator[Clip], depth: int) -> Iterator[Clip]:
     finally:
         wanted = False
         thread.join()
-
-
-def _cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

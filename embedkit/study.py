@@ -45,6 +45,7 @@ from embedkit.cards import CLASSES
 from embedkit.errors import EmbedkitError, FitError, StudyError, did_you_mean
 from embedkit.folds import Rows
 from embedkit.plan import SAFE, WHOLE, Layer, Plan, Source, Triple, Unit, ask, plan
+from embedkit.threads import cores
 from embedkit.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -333,7 +334,7 @@ def carry_out(planned: Plan, jobs: int | None = None) -> dict[str, Any]:
         _begin(planned)
     searches = _searches(planned)
     # A search can be shared: other processes that run the same study join in, then wait for the one that trains.
-    with Crew(planned, jobs or _cores(), _ahead(planned, searches)) as crew:
+    with Crew(planned, jobs or cores(), _ahead(planned, searches)) as crew:
         for triple in (t for t in searches if t not in _kept(planned)):
             _search(planned, crew, triple)
         with alone(planned.folder, wait=bool(searches)):
@@ -345,10 +346,6 @@ def carry_out(planned: Plan, jobs: int | None = None) -> dict[str, Any]:
             doc = _document(planned, leaks)
             report.write(planned.folder, doc)
     return {**doc, "table": report.table(doc)}
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

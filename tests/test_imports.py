@@ -37,8 +37,8 @@ ROOMS = {
 ORDER = [
     {"__main__"}, {"cli"}, {"demo", "bench"}, {"export", "web", "neutral"}, {"series"}, {"study"}, {"audit"},
     {"plan", "search", "report", "extract"}, {"synth", "encoders", "heads", "folds", "augment", "adapt"},
-    {"cache", "runtime"}, {"corpora"}, {"audio", "metrics", "stats", "calibration"}, {"cards"}, {"workspace"},
-    {"errors"}, {"__init__"},
+    {"cache", "runtime"}, {"corpora"}, {"audio", "metrics", "stats", "calibration", "threads"}, {"cards"},
+    {"workspace"}, {"errors"}, {"__init__"},
 ]  # fmt: skip
 LEVEL = {room: i for i, rooms in enumerate(ORDER) for room in rooms}
 

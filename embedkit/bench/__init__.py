@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
@@ -194,21 +193,6 @@ def ratio(what: str, over: Sequence[float], under: Sequence[float], scale: float
     """The median of scale * over[i] / under[i], of the same round each, as a row."""
     values = [scale * a / b for a, b in zip(over, under, strict=True)]
     return Row(what, median(values), low=min(values), high=max(values), **more)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """torch, BLAS and OpenMP with one thread, as a worker of a pass or a study has it."""
-    import torch
-    from threadpoolctl import threadpool_limits
-
-    before = torch.get_num_threads()
-    with threadpool_limits(1):
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ from embedkit.bench import (
     encoder,
     features,
     interleaved,
-    one_thread,
     ratio,
     speech,
 )
+from embedkit.threads import one_thread
 
 TITLE = "Extraction"
 HOW = (

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from embedkit.bench import Row, Size, cached, one_thread, shown
+from embedkit.bench import Row, Size, cached, shown
+from embedkit.threads import one_thread
 
 TITLE = "Growth"
 HOW = (

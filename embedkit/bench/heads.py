@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from embedkit.bench import Row, Size, cached, command, features, interleaved, one_thread, ratio, shown
+from embedkit.bench import Row, Size, cached, command, features, interleaved, ratio, shown
+from embedkit.threads import one_thread
 
 TITLE = "Heads"
 HOW = (

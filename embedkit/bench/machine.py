@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from embedkit.bench import Row, Size
+from embedkit.threads import cores
 
 TITLE = "Machine"
 HOW = "Ratios below carry over to machines with the same instructions; absolute times do not."
@@ -21,8 +21,7 @@ def rows(size: Size) -> Iterator[Row]:  # noqa: ARG001  every table takes it
 
     described = _cpuinfo()
     yield Row("processor", described.get("model name", platform.processor() or platform.machine()))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    yield Row("cores for this process", float(cores))
+    yield Row("cores for this process", float(cores()))
     known = set(described.get("flags", described.get("Features", "")).split())
     yield Row("instructions", " ".join(name for name in INSTRUCTIONS if name in known) or "unknown")
     yield Row("GPU", torch.cuda.get_device_name() if torch.cuda.is_available() else "none")

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from embedkit.encoders import Spec, check_length
+from embedkit.cache import STATS
+from embedkit.encoders import RATE, Spec, check_length
 from embedkit.errors import EncoderError, ModelError
 
 if TYPE_CHECKING:
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
 MODEL_TYPES = ()  # of no config.json
 PREPARED = ("prepared", "prepared_lengths")  # tensors in the file: the recipe's sound, before cutting and the encoder
 SHAPES = {"signal", "lengths"}  # inputs of the whole file; of these the encoder asks for their shapes at most
-STATS = ("mean", "std")
-EXTRA = 400  # samples (25 ms) by which the prepared sound is longer than the signal; see export/graph.py
+EXTRA = 400  # samples (25 ms) by which the prepared sound is longer than the signal
 
 
 def name_of(path: Path) -> str:
@@ -78,7 +78,7 @@ class Exported:
         self._name, self._shape = spec.id, (spec.layers, -1, spec.dim)
         self._stats = [STATS.index(name) for name in json.loads(meta["stats"])]
         sound = json.loads(meta["recipe"])["sound"]
-        limit = round(sound["max_seconds"] * 16_000)
+        limit = round(sound["max_seconds"] * RATE)
         self._limit, self._pad_to = limit, limit if sound["pad"] else 0
         self._session = onnxruntime.InferenceSession(
             encoder.SerializeToString(), options(1), providers=["CPUExecutionProvider"]
@@ -110,8 +110,12 @@ def _read(path: Path) -> tuple[dict[str, str], onnx.ModelProto]:
         model = onnx.load_from_string(verified(path))
     except ModelError as error:
         raise EncoderError(str(error)) from None
-    meta = {entry.key.removeprefix("embedkit."): entry.value for entry in model.metadata_props}
-    return meta, encoder_of(model, str(path))
+    return said_by(model), encoder_of(model, str(path))
+
+
+def said_by(model: onnx.ModelProto) -> dict[str, str]:
+    """What a file says of itself, without the `embedkit.` of its keys."""
+    return {entry.key.removeprefix("embedkit."): entry.value for entry in model.metadata_props}
 
 
 def encoder_of(model: onnx.ModelProto, where: str) -> onnx.ModelProto:

@@ -14,13 +14,13 @@ import json
 import os
 import queue
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedkit.errors import EmbedkitError, EncoderError, StudyError, UserError, did_you_mean
+from embedkit.threads import cores, one_thread
 from embedkit.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -335,8 +335,8 @@ def _checked(parts: Parts, heard: Heard, plain: bytes, file: bytes, limits: Mapp
     """How torch, the float graph and the file compare, and what they cost."""
     from embedkit.export import certify, cost
 
-    jobs = min(JOBS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    with _one_thread():
+    jobs = min(JOBS, cores())
+    with one_thread():
         torch = _ordinary(parts, jobs)
         ways = {"torch": torch, "float": certify.from_file(plain), "file": certify.from_file(file)}
         clips, answers = certify.answered(ways, heard.certified, heard.read, jobs)
@@ -345,19 +345,6 @@ def _checked(parts: Parts, heard: Heard, plain: bytes, file: bytes, limits: Mapp
     heads = partial(parts.study.fold_head, parts.choice)
     found = certify.certificate(answers, certify.on_test_folds(answers, _tested(parts, clips), heads), limits)
     return {**found, "milliseconds": taken, "peak_memory_mb": cost.peak_memory(file)}
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """torch computes on one thread in each thread that calls it."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _tested(parts: Parts, clips: Sequence[Utterance]) -> list[Tested]:

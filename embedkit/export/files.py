@@ -17,7 +17,7 @@ import torch
 from onnx import TensorProto, compose, helper, numpy_helper, shape_inference
 from torch import nn
 
-from embedkit.encoders.exported import PREPARED, leading_to
+from embedkit.encoders.exported import PREPARED, leading_to, said_by
 from embedkit.errors import ModelError
 from embedkit.runtime.model import BLANK, sign, verified
 
@@ -136,15 +136,14 @@ def merged(body: onnx.ModelProto, head: onnx.ModelProto, columns: Sequence[int],
 
 def metadata(path: Path) -> dict[str, str]:
     """What an exported file says of itself, without the `embedkit.` of its keys. Raises ModelError."""
-    model = onnx.load_from_string(verified(path))
-    return {entry.key.removeprefix("embedkit."): entry.value for entry in model.metadata_props}
+    return said_by(onnx.load_from_string(verified(path)))
 
 
 def body_of(path: Path, layers: Sequence[int], stats: Sequence[str]) -> onnx.ModelProto:
     """An exported file without its head, as `exported` gives it: of the layers (by their place in the file) and
     statistics asked for. Raises ModelError where the file is damaged, or holds no such statistics."""
     model = onnx.load_from_string(verified(path))
-    said, graph = metadata(path), model.graph
+    said, graph = said_by(model), model.graph
     nodes = leading_to("embedding", graph.node)
     used = {name for node in nodes for name in node.input}
     tensors = [tensor for tensor in graph.initializer if tensor.name in used]

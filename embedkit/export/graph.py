@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from embedkit.cards import Sound
+from embedkit.encoders.exported import EXTRA
 
 RATE = 16_000  # Hz
 LOUDEST = 1e6  # a sample that is NaN, infinite or beyond this counts as 0
 FRAME, HOP = 2048, 512  # samples: the frames of librosa.effects.trim
 QUIET = 1e-10  # librosa's amin (as power): what is below counts as this
-SHORTEST = 400  # samples: shorter clips get zeros, so that every clip has a frame
+SHORTEST = EXTRA  # samples: shorter clips get zeros, so that every clip has a frame
 WHISPER_HOP = 320  # samples of one frame of a Whisper encoder: a mel hop of 160, halved by its second convolution
 
 
