@@ -18,6 +18,7 @@ from encoders_fixtures import TINY, tiny_hubert
 from safetensors.numpy import load_file, save_file
 
 from embedkit import encoders
+from embedkit.encoders.hubert import forward
 from embedkit.encoders.hubert.forward import FeatureExtractor
 from embedkit.encoders.random_weights import DISTILHUBERT, distilhubert_geometry
 from embedkit.errors import ClipError, EncoderError
@@ -164,6 +165,26 @@ def test_the_family_equals_transformers(kind: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(features, pooled(plain(folder, wave)), atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["hubert", "hubert-large", "wav2vec2", "wavlm"])
+def test_the_family_without_onednn(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, or where torch has no packed products: one clip and a batch."""
+    monkeypatch.setattr(forward, "packs", lambda _: False)
+    folder = family(tmp_path / kind, kind)
+    encoder = encoders.load(encoders.resolve(str(folder)))
+    waves = [noise(n, n) for n in (16_000, 5_000)]
+    for wave, features in zip(waves, encoder.pool_many(waves), strict=True):
+        np.testing.assert_allclose(features, pooled(plain(folder, wave)), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["hubert", "wavlm"])
+def test_a_clip_of_half_a_minute_equals_transformers(kind: str, tmp_path: Path) -> None:
+    """Longer than what the positional convolution takes at once."""
+    folder = family(tmp_path / kind, kind)
+    wave = noise(31 * 16_000)
+    features = encoders.load(encoders.resolve(str(folder))).pool(wave)
+    np.testing.assert_allclose(features, pooled(plain(folder, wave)), atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["hubert", "hubert-large", "wav2vec2", "wavlm", "data2vec-audio"])
 def test_a_batch_equals_its_clips(kind: str, tmp_path: Path) -> None:
     """Clips of any lengths side by side, padded and masked, are what each is alone, to 1e-5."""
@@ -228,6 +249,14 @@ def test_bf16_is_close(distilhubert: Path, shared: Path) -> None:
         cosine = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
         assert cosine.min() >= 0.9999
         assert not (a == b).all()
+
+
+@pytest.mark.parametrize("kind", ["hubert-large", "wav2vec2", "wavlm", "data2vec-audio"])
+def test_the_family_in_bf16(kind: str, tmp_path: Path) -> None:
+    """Its own way through the convolutions: a cosine of 0.95, as random weights enlarge what 8 bits round."""
+    spec = encoders.resolve(str(family(tmp_path / kind, kind)))
+    a, b = encoders.load(spec).pool(noise(16_000)), encoders.load(spec, "bf16").pool(noise(16_000))
+    assert ((a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)).min() >= 0.95
 
 
 # ---------------------------------------------------------------- what is read

@@ -1,13 +1,16 @@
 """The convolutions of the HuBERT family as matrix products on [frame, channel]; the rest stays transformers' own.
 
 transformers keeps sound as [channel, frame], which suits neither the matrix product that a convolution is nor AMX. With
-channels last the samples under a kernel lie side by side in memory, so that most of a convolution needs no copy.
+channels last the frames under a kernel lie side by side in memory: one row of a matrix. On a CPU oneDNN does the
+products, from weights that it lays out once (torch has it do so for each clip), with bias and GELU in the same call.
+Those calls are torch's own but not public, its compiler makes them: `packs` asks whether they are there.
 Batching never changes a feature: the first layer's group norm, the only part that looks at a whole clip, sees each
 clip's own length. The tests hold every part to transformers' own values.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
@@ -18,17 +21,63 @@ from torch import Tensor, nn
 def lay_out(model: Any, device: str, dtype: torch.dtype) -> Any:
     """transformers' model (fp32) on device and in dtype, its convolutions and linear layers laid out anew."""
     model.feature_extractor = FeatureExtractor(model.feature_extractor, device, dtype)
-    positional = getattr(model.encoder.pos_conv_embed, "conv", None)
-    if positional is not None and device == "cpu":
-        model.encoder.pos_conv_embed.conv = PositionalConvolution(positional)
-    for module in model.modules():
-        if isinstance(module, nn.Linear):  # [in, out] in memory: up to three times as fast in bf16
-            module.weight = _frozen(module.weight.t().contiguous().t())
-    return model.to(device=device, dtype=dtype)
+    positional = model.encoder.pos_conv_embed
+    if packs(device) and hasattr(positional, "conv"):
+        positional.conv, positional.activation = PositionalConvolution(positional, dtype), nn.Identity()
+    model.to(device=device, dtype=dtype)
+    if not packs(device):
+        return model
+    for module in list(model.modules()):
+        if hasattr(module, "torch_multi_head_self_attention"):
+            continue  # WavLM's, which hands its weights to torch
+        gelu = is_gelu(getattr(module, "intermediate_act_fn", None))
+        for name, child in module.named_children():
+            if type(child) is nn.Linear:
+                setattr(module, name, Linear(child, gelu=gelu and name == "intermediate_dense"))
+        if gelu:
+            module.intermediate_act_fn = nn.Identity()
+    return model
 
 
-def _frozen(tensor: Tensor) -> nn.Parameter:
-    return nn.Parameter(tensor.detach(), requires_grad=False)
+def packs(device: str) -> bool:
+    """Whether oneDNN's products are to be had."""
+    if device != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    return hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def packed(weight: Tensor) -> Tensor:
+    """weight [out, in] as oneDNN's `product` likes it best; no other function takes it."""
+    return cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(weight))
+
+
+def product(rows: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
+    """rows [..., in] to rows @ weight.T + bias [..., out], and GELU of that if asked for. weight: dense or `packed`."""
+    if packs(rows.device.type):
+        name = "gelu" if gelu else "none"
+        return cast(Tensor, torch.ops.mkldnn._linear_pointwise(rows, weight, bias, name, [], "none"))
+    out = F.linear(rows, weight, bias)
+    return gelu_(out) if gelu else out
+
+
+def gelu_(hidden: Tensor) -> Tensor:
+    """In place: fresh memory costs more than the function."""
+    return cast(Tensor, torch.ops.aten.gelu_(hidden))
+
+
+def is_gelu(activation: object) -> bool:
+    return type(activation).__name__ == "GELUActivation"
+
+
+class Linear(nn.Module):
+    """torch's, and the GELU that may follow it, by oneDNN."""
+
+    def __init__(self, linear: nn.Linear, gelu: bool) -> None:
+        super().__init__()
+        self.weight, self.bias, self.gelu = packed(linear.weight.detach()), linear.bias.detach(), gelu
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return product(hidden, self.weight, self.bias, self.gelu)
 
 
 class FeatureExtractor(nn.Module):
@@ -45,7 +94,7 @@ class FeatureExtractor(nn.Module):
         layers = list(original.conv_layers)
         norms_clip = isinstance(getattr(layers[0], "layer_norm", None), nn.GroupNorm)
         self.first = FirstConvolution(layers.pop(0), device) if norms_clip else None
-        self.rest = nn.Sequential(*map(Convolution, layers))
+        self.rest = nn.Sequential(*(Convolution(layer, device, dtype) for layer in layers))
 
     def forward(self, signal: Tensor) -> Tensor:
         hidden = self.first(signal, self.lengths, self.dtype) if self.first else signal[:, :, None].to(self.dtype)
@@ -64,77 +113,114 @@ class FirstConvolution(nn.Module):
         super().__init__()
         (self.kernel,), (self.stride,) = layer.conv.kernel_size, layer.conv.stride
         # Plain attributes, which model.to(bfloat16) leaves alone. A bias of the convolution is taken out by the norm.
-        self.weight = layer.conv.weight.detach()[:, 0].t().to(device, torch.float64)  # [kernel, channel]
+        self.weight = layer.conv.weight.detach()[:, 0].to(device, torch.float64)  # [channel, kernel]
         self.gain = layer.layer_norm.weight.detach().to(device, torch.float64)
         self.shift = layer.layer_norm.bias.detach().to(device, torch.float64)
         self.eps = layer.layer_norm.eps
         self.activation = layer.activation
 
     def forward(self, signal: Tensor, lengths: Tensor, dtype: torch.dtype) -> Tensor:
-        windows = signal.unfold(-1, self.kernel, self.stride).contiguous()  # [batch, frame, kernel]
-        frames = torch.div(lengths - self.kernel, self.stride, rounding_mode="floor") + 1
-        own = torch.arange(windows.shape[1], device=signal.device) < frames[:, None]
-        weight, bias = self.folded(windows.double(), own[:, :, None].double())
-        return activated(self.activation, torch.baddbmm(bias.to(dtype), windows.to(dtype), weight.to(dtype)))
+        gelu, clips = is_gelu(self.activation), []
+        for windows, length in zip(signal.unfold(-1, self.kernel, self.stride), lengths.tolist(), strict=True):
+            weight, bias = self.folded(windows[: (length - self.kernel) // self.stride + 1].double())
+            clips.append(product(windows.to(dtype), weight.to(dtype), bias.to(dtype), gelu))
+        out = torch.stack(clips) if len(clips) > 1 else clips[0][None]
+        return out if gelu else cast(Tensor, self.activation(out))
 
-    def folded(self, windows: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-        """Weight [batch, kernel, channel] and bias [batch, 1, channel] that hold the norm over a clip's own windows."""
-        count = own.sum(1, keepdim=True)
-        mean = (windows * own).sum(1, keepdim=True) / count
-        centred = (windows - mean) * own
-        covariance = centred.transpose(1, 2) @ centred / count
-        variance = ((covariance @ self.weight) * self.weight).sum(1, keepdim=True)
+    def folded(self, windows: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight [channel, kernel] and bias [channel] that hold the norm over a clip's own windows [frame, kernel]."""
+        mean = windows.mean(0)
+        centred = windows - mean
+        variance = (self.weight @ (centred.T @ centred / len(windows)) * self.weight).sum(1)
         gain = self.gain / torch.sqrt(variance + self.eps)
-        return self.weight * gain, self.shift - (mean @ self.weight) * gain
+        return self.weight * gain[:, None], self.shift - (self.weight @ mean) * gain
 
 
 class Convolution(nn.Module):
     """[batch, frame, channel] to the same at a lower rate: a convolution, its layer norm if it has one, activation.
 
-    The kernel's positions are taken `stride` at a time: that many input frames, side by side in memory, are one row of
-    a matrix, and the next row begins where they end. So a kernel of 2 or 3 with stride 2 is one or two products.
+    The frames under a kernel lie side by side in memory: they are one row of a matrix, and the convolution is a product
+    whose rows overlap. oneDNN wants a copy of such rows, which in bf16 costs less than it saves. In fp32 it does not:
+    there `stride` positions of the kernel are taken at a time, so that a row begins where the one before it ends, and a
+    kernel of 2 or 3 with stride 2 is one or two products without a copy.
     """
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layer: Any, device: str, dtype: torch.dtype) -> None:
         super().__init__()
         (self.kernel,), (self.stride,) = layer.conv.kernel_size, layer.conv.stride
-        weight = layer.conv.weight.detach().permute(2, 1, 0)  # [kernel, in, out]
-        self.weights = nn.ParameterList(_frozen(part.flatten(0, 1).contiguous()) for part in weight.split(self.stride))
-        self.bias = layer.conv.bias
-        self.norm = getattr(layer, "layer_norm", None)
-        self.activation = layer.activation
+        self.norm, self.activation = getattr(layer, "layer_norm", None), layer.activation
+        self.bias = None if layer.conv.bias is None else layer.conv.bias.detach().to(device, dtype)
+        weight = layer.conv.weight.detach().to(device, dtype).permute(2, 1, 0)  # [kernel, in, out]
+        self.packed, self.weights = None, []  # plain attributes: packed weights know no conversion
+        if packs(device) and dtype == torch.bfloat16:
+            self.packed = packed(weight.flatten(0, 1).t())
+        else:
+            self.weights = [part.flatten(0, 1).contiguous() for part in weight.split(self.stride)]
 
     def forward(self, hidden: Tensor) -> Tensor:
+        gelu = self.norm is None and is_gelu(self.activation)
+        if self.packed is not None:
+            out = product(self.rows(hidden, 0, self.kernel), self.packed, self.bias, gelu)
+        else:
+            out = self.by_strides(hidden)
+            out = gelu_(out) if gelu else out
+        if gelu:
+            return out
+        return cast(Tensor, self.activation(out if self.norm is None else self.norm(out)))
+
+    def rows(self, hidden: Tensor, first: int, count: int) -> Tensor:
+        """[batch, frame, count * channel]: `count` frames under the kernel's places from `first` on, side by side."""
         batch, frames, channels = hidden.shape
-        frames = (frames - self.kernel) // self.stride + 1
+        size = batch, (frames - self.kernel) // self.stride + 1, count * channels
+        return hidden[:, first:].as_strided(size, (hidden.stride(0), self.stride * channels, 1))
+
+    def by_strides(self, hidden: Tensor) -> Tensor:
         out = torch.empty(0)
         for i, weight in enumerate(self.weights):
-            rows = hidden[:, i * self.stride :].as_strided(
-                (batch, frames, len(weight)), (hidden.stride(0), self.stride * channels, 1)
-            )
-            rows = rows.flatten(0, 1)  # no copy where the batch is one clip
-            out = out.addmm_(rows, weight) if i else F.linear(rows, weight.t(), self.bias)
-        out = out.view(batch, frames, -1)
-        return activated(self.activation, out if self.norm is None else self.norm(out))
-
-
-def activated(activation: nn.Module, hidden: Tensor) -> Tensor:
-    """activation(hidden), in hidden's own memory where it is GELU: fresh memory costs more than the function."""
-    if type(activation).__name__ == "GELUActivation":
-        return cast(Tensor, torch.ops.aten.gelu_(hidden))
-    return cast(Tensor, activation(hidden))
+            rows = self.rows(hidden, i * self.stride, len(weight) // hidden.shape[2])
+            flat = rows.flatten(0, 1)  # no copy where the batch is one clip
+            out = out.addmm_(flat, weight) if i else F.linear(flat, weight.t(), self.bias)
+        return out.view(*rows.shape[:2], -1)
 
 
 class PositionalConvolution(nn.Module):
-    """The grouped convolution over positions, [batch, channel, frame]: channels last, its weight norm folded."""
+    """The grouped convolution over positions, [batch, channel, frame], and its activation, on a CPU.
 
-    def __init__(self, conv: Any) -> None:
+    oneDNN wants weights in another layout for another number of frames, and changing that takes it a second. So there
+    are few numbers: frames are padded with zeros to one of WIDTHS, the rest of a long clip to another.
+    """
+
+    WIDTHS = (112, 224, 400)  # frames: 2.2, 4.5, 8 s
+
+    def __init__(self, embedding: Any, dtype: torch.dtype) -> None:
         super().__init__()
+        conv, self.activation = embedding.conv, embedding.activation
+        (self.kernel,), (self.padding,) = conv.kernel_size, conv.padding
         # `conv.weight` computes the weight norm, which transformers does anew for each clip.
-        self.weight = _frozen(conv.weight[:, :, None].contiguous(memory_format=torch.channels_last))
-        self.bias = _frozen(conv.bias)
-        self.padding, self.groups = conv.padding[0], conv.groups
+        weight = conv.weight.detach()[:, :, None].to(dtype).contiguous(memory_format=torch.channels_last)
+        self.bias = conv.bias.detach().to(dtype)
+        self.how = (0, 0), (1, 1), (1, 1), conv.groups  # padding, stride, dilation
+        self.weights = {
+            width: torch.ops.mkldnn._reorder_convolution_weight(
+                weight, *self.how, (1, conv.in_channels, 1, width + self.kernel - 1)
+            )
+            for width in self.WIDTHS
+        }
 
     def forward(self, hidden: Tensor) -> Tensor:
-        out = F.conv2d(hidden[:, :, None], self.weight, self.bias, padding=(0, self.padding), groups=self.groups)
-        return out[:, :, 0]
+        frames = hidden.shape[2] + 2 * self.padding - self.kernel + 1
+        clips = [torch.cat(list(self.parts(clip, frames)), 3)[:, :, 0] for clip in hidden.transpose(1, 2)]
+        out = torch.cat(clips)[:, :, :frames]
+        return out if is_gelu(self.activation) else cast(Tensor, self.activation(out))
+
+    def parts(self, clip: Tensor, frames: int) -> Iterator[Tensor]:
+        """The result for one clip [frame, channel], in parts [1, channel, 1, width] that are together long enough."""
+        attribute = "gelu" if is_gelu(self.activation) else "none"
+        longest = self.WIDTHS[-1]
+        for start in range(0, frames, longest):
+            width = next(w for w in self.WIDTHS if w >= min(frames - start, longest))
+            first, last = start - self.padding, start - self.padding + width + self.kernel - 1
+            heard = F.pad(clip[max(0, first) : last], (0, 0, max(0, -first), max(0, last - len(clip))))
+            yield torch.ops.mkldnn._convolution_pointwise(
+                heard.t()[None, :, None], self.weights[width], self.bias, *self.how, attribute, [], "none"
+            )
