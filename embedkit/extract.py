@@ -35,6 +35,14 @@ from embedkit.workspace import Workspace, inside
 
 AHEAD = 2  # tasks that a worker has at a time: one in its hands, one waiting
 BATCH_SECONDS = 480.0  # of sound (s) that a GPU is given at a time
+WORKERS = {  # what a worker finds in its environment
+    # One thread for every library.
+    **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"),
+    # glibc hands large memory back as soon as it is free, and the next clip pays for every page anew: up to 7 % of the
+    # time of a clip of 7 s. So a worker keeps what its longest clip took.
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
+}
 CLIPS_A_WORKER = 8  # at least, unless asked for otherwise: a worker takes seconds to start
 
 Labels = Literal["mapped", "all"]
@@ -490,7 +498,7 @@ def _workers(call: Callable[[Task], Clip], jobs: int) -> Iterator[dict[Connectio
     context = get_context("spawn")
     workers: dict[Connection, Any] = {}
     try:
-        with _as_workers_want_it():
+        with as_workers_want_it():
             for _ in range(jobs):
                 mine, theirs = context.Pipe()
                 process = context.Process(target=_serve, args=(theirs, call), daemon=True)
@@ -517,13 +525,12 @@ def _serve(pipe: Connection, call: Callable[[Task], Clip]) -> None:
 
 
 @contextmanager
-def _as_workers_want_it() -> Iterator[None]:
-    """What a new process inherits: one thread for every library, and Ctrl-C left to the parent."""
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
-    before = {name: os.environ.get(name) for name in threads}
+def as_workers_want_it() -> Iterator[None]:
+    """What a new process inherits: `WORKERS` in its environment, and Ctrl-C left to the parent."""
+    before = {name: os.environ.get(name) for name in WORKERS}
     in_main_thread = threading.current_thread() is threading.main_thread()
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main_thread else None
-    os.environ.update(threads)
+    os.environ.update(WORKERS)
     try:
         yield
     finally:

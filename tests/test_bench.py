@@ -164,7 +164,8 @@ def test_every_table_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     """Toy sizes: the document's structure, floors beside their figures, a picture of growth, no NaN."""
     for table in (extraction, heads, startup):
         monkeypatch.setattr(table, "command", here)
-    monkeypatch.setattr(growth, "alone", lambda call, *what: call(*what))
+    for table in (growth, extraction):
+        monkeypatch.setattr(table, "alone", lambda call, *what: call(*what))
     monkeypatch.setattr(extraction, "exported", lambda spec, *_: spec.folder)  # half a minute to export
     told: list[str] = []
     document = bench.run(size=TOY, figures=tmp_path, announce=told.append)

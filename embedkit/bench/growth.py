@@ -6,15 +6,13 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from embedkit.bench import Row, Size, cached, shown
+from embedkit.bench import Row, Size, alone, cached, shown
 from embedkit.threads import one_thread
 
 TITLE = "Growth"
@@ -24,14 +22,14 @@ HOW = (
 )
 DIM = 64
 BASE = {"rows": 3_000, "folds": 5, "trials": 0, "views": 1}
-MILLION = 1_000_000
+MANY = 100_000, 1_000_000  # rows
 CARD = 'kind = "logistic"\nviews = "all"\n[fixed]\nC = 0.05\n[search]\nC = { type = "float", low = 1e-3, high = 1.0 }\n'
 
 
 def rows(size: Size) -> Iterator[Row]:
     axes = dict(size.axes)
     if size.full and "rows" in axes:
-        axes["rows"] = (*axes["rows"], MILLION)
+        axes["rows"] = (*axes["rows"], *MANY)
     for axis, values in axes.items():
         points = alone(studied, axis, values)
         for value, (seconds, megabytes) in zip(values, points, strict=True):
@@ -48,12 +46,6 @@ def slope(values: Sequence[float], seconds: Sequence[float]) -> float:
     kept = max(2, len(values) // 2)
     x, y = np.log(values[-kept:]), np.log(seconds[-kept:])
     return float(np.polyfit(x, y, 1)[0])
-
-
-def alone(call: Callable[..., Any], *what: Any) -> Any:
-    """call(*what) in a fresh process."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(call, *what).result()
 
 
 def studied(axis: str, values: Sequence[int]) -> list[tuple[float, float]]:
