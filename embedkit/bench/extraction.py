@@ -234,7 +234,7 @@ def _memory(spec: Any, folder: Path, size: Size) -> Iterator[Row]:
     """The peak of a pass of two workers over few and over four times as many clips, all its processes together."""
     from embedkit.workspace import init
 
-    clips = [clip[: 2 * RATE] for clip in speech(8)]
+    clips = speech(8)
     peaks = []
     for count in size.passes:
         place = manifest(folder / f"of{count}", [clips[i % len(clips)] for i in range(count)])

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 def lay_out(model: Any, device: str, dtype: torch.dtype) -> Any:
     """transformers' model (fp32) on device and in dtype, its convolutions and linear layers laid out anew."""
+    for tensor in model.parameters():
+        tensor.data = tensor.data.clone()  # else a few small ones would keep the whole checkpoint mapped
     model.feature_extractor = FeatureExtractor(model.feature_extractor, device, dtype)
     positional = model.encoder.pos_conv_embed
     if packs(device) and hasattr(positional, "conv"):
@@ -190,7 +192,7 @@ class PositionalConvolution(nn.Module):
     are few numbers: frames are padded with zeros to one of WIDTHS, the rest of a long clip to another.
     """
 
-    WIDTHS = (112, 224, 400)  # frames: 2.2, 4.5, 8 s
+    WIDTHS = (224, 400)  # frames: 4.5 and 8 s; each costs memory
 
     def __init__(self, embedding: Any, dtype: torch.dtype) -> None:
         super().__init__()
