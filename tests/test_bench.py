@@ -30,6 +30,20 @@ TOY = Size(
 # ---------------------------------------------------------------- figures
 
 
+def _peak_after(megabytes: int) -> float:
+    np.ones(megabytes * 125_000)
+    return growth.peak()
+
+
+def test_the_peak_is_the_process_own() -> None:
+    """A parent that held 400 MB more than its child does not show in the child's figure."""
+    np.ones(400 * 125_000)
+    assert _peak_after(600) > 600
+    few, many = bench.alone(_peak_after, 1), bench.alone(_peak_after, 300)
+    assert many - few > 200
+    assert few < _peak_after(1) - 300
+
+
 def test_a_ratio_is_the_median_of_the_rounds_own() -> None:
     """A neighbour that slows one round slows both sides of it: 20 / 10 counts as 2, not as an outlier."""
     row = ratio("x", [2.0, 20.0, 3.0], [1.0, 10.0, 2.0], 100, floor=150, unit="%")

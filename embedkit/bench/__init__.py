@@ -59,8 +59,8 @@ class Size:
 AXES: Mapping[str, Sequence[int]] = {
     "rows": (1_000, 3_000, 10_000, 30_000),
     "folds": (3, 6, 12, 24),
-    "trials": (2, 4, 8, 16),
-    "views": (1, 2, 4, 8, 16),
+    "trials": (2, 4, 8),
+    "views": (1, 4, 16),
 }
 
 
