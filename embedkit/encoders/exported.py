@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -127,7 +127,7 @@ def encoder_of(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
     """
     from onnx import TensorProto, helper
 
-    nodes = leading_to("embedding", model.graph.node, stop=PREPARED)
+    nodes = leading_to({"embedding"}, model.graph.node, stop=PREPARED)
     needed = {name for node in nodes for name in node.input}
     by_value = any(SHAPES & set(node.input) and node.op_type != "Shape" for node in nodes)
     if not needed >= set(PREPARED) or by_value:
@@ -151,9 +151,11 @@ def encoder_of(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
     return made
 
 
-def leading_to(name: str, nodes: Sequence[onnx.NodeProto], stop: Sequence[str] = ()) -> list[onnx.NodeProto]:
-    """The nodes that a tensor depends on, in their order; those that make the tensors of `stop` are not looked at."""
-    needed, found = {name}, []
+def leading_to(
+    names: Collection[str], nodes: Sequence[onnx.NodeProto], stop: Sequence[str] = ()
+) -> list[onnx.NodeProto]:
+    """The nodes that tensors depend on, in their order; those that make the tensors of `stop` are not looked at."""
+    needed, found = set(names), []
     for node in reversed(nodes):
         if needed & set(node.output) and not set(stop) & set(node.output):
             found.append(node)

@@ -144,7 +144,7 @@ def body_of(path: Path, layers: Sequence[int], stats: Sequence[str]) -> onnx.Mod
     statistics asked for. Raises ModelError where the file is damaged, or holds no such statistics."""
     model = onnx.load_from_string(verified(path))
     said, graph = said_by(model), model.graph
-    nodes = leading_to("embedding", graph.node)
+    nodes = leading_to({"embedding"}, graph.node)
     used = {name for node in nodes for name in node.input}
     tensors = [tensor for tensor in graph.initializer if tensor.name in used]
     held, dim = json.loads(said["stats"]), int(said["dim"])

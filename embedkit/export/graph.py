@@ -181,21 +181,22 @@ def _group_norm_conv(layer: Any, wave: Tensor, lengths: Tensor) -> Tensor:
 
     The convolution is linear, so each channel's mean and variance follow from those of the windows that it sees (a
     vector of `kernel` samples each), in float64: exact whatever the offset, and cheaper than reading its output twice.
+    The norm then folds into a weight and a bias of the clip's own: one product by the windows and a row of ones.
     """
     conv, norm = layer.conv, layer.layer_norm
     kernel = conv.weight.shape[-1]
     windows = F.conv1d(wave, torch.eye(kernel)[:, None], stride=conv.stride)  # [batch, kernel, frame]
     count = torch.div(lengths - kernel, conv.stride[0], rounding_mode="floor") + 1
-    windows = torch.where(own(count, windows.shape[-1])[:, None], windows, torch.zeros_like(windows)).double()
-    count = count[:, None, None].double()
-    mean = windows.sum(2, keepdim=True) / count  # [batch, kernel, 1]
-    covariance = windows @ windows.transpose(1, 2) / count - mean @ mean.transpose(1, 2)
-    weight = conv.weight[:, 0].double()  # [dim, kernel]
-    variance = ((weight @ covariance) * weight).sum(2).clamp(min=0.0)
-    scale = norm.weight / (variance + norm.eps).sqrt().float()  # [batch, dim]
-    shift = norm.bias - (weight @ mean)[..., 0].float() * scale
-    out = F.conv1d(wave, conv.weight, stride=conv.stride)  # a bias would only shift the mean that is taken away
-    activated: Tensor = layer.activation(out * scale[..., None] + shift[..., None])
+    mine = own(count, windows.shape[-1])[:, None]
+    windows = torch.cat([torch.where(mine, windows, torch.zeros_like(windows)), mine.float()], 1)
+    exact = windows[:, :-1].double()
+    mean = exact.sum(2, keepdim=True) / count[:, None, None]  # [batch, kernel, 1]
+    covariance = exact @ exact.transpose(1, 2) / count[:, None, None] - mean @ mean.transpose(1, 2)
+    weight = conv.weight[:, 0].double()  # [dim, kernel]; a bias would only shift the mean that is taken away
+    variance = ((weight @ covariance) * weight).sum(2, keepdim=True).clamp(min=0.0)
+    folded = weight * (norm.weight[:, None] / (variance + norm.eps).sqrt())  # [batch, dim, kernel]
+    folded = torch.cat([folded, norm.bias[:, None] - folded @ mean], 2).float()
+    activated: Tensor = layer.activation(folded @ windows)
     return activated
 
 

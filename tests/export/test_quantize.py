@@ -17,13 +17,17 @@ CHANNELS, WIDTH = 40, 36
 
 
 def graph(
-    nodes: list[onnx.NodeProto], tensors: dict[str, np.ndarray], output: str, shape: list[str | int]
+    nodes: list[onnx.NodeProto],
+    tensors: dict[str, np.ndarray],
+    output: str,
+    shape: list[str | int],
+    channels: int = CHANNELS,
 ) -> onnx.ModelProto:
     """x [batch, channel, frame] -> output."""
     made = helper.make_graph(
         nodes,
         "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", CHANNELS, "frame"])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", channels, "frame"])],
         [helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)],
         [numpy_helper.from_array(array, name) for name, array in tensors.items()],
     )
@@ -50,30 +54,37 @@ def rounded(x: np.ndarray) -> np.ndarray:
 
 
 def convolved(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride: int, pad: int) -> np.ndarray:
-    """A convolution as three loops, in float64."""
+    """A convolution as three loops, in float64; in groups, where its weight has fewer channels than x."""
     x = np.pad(x, ((0, 0), (0, 0), (pad, pad))).astype(np.float64)
     count = (x.shape[2] - weight.shape[2]) // stride + 1
     out = np.zeros((len(x), len(weight), count))
+    inputs = weight.shape[1]
     for clip in range(len(x)):
         for frame in range(count):
             window = x[clip, :, frame * stride : frame * stride + weight.shape[2]]
             for channel, row in enumerate(weight):
-                out[clip, channel, frame] = (window * row).sum() + bias[channel]
+                first = inputs * (channel * x.shape[1] // inputs // len(weight))
+                out[clip, channel, frame] = (window[first : first + inputs] * row).sum() + bias[channel]
     return out
 
 
 @pytest.mark.parametrize(
-    ("kernel", "stride", "pad", "frames"), [(3, 2, 0, 31), (3, 2, 1, 30), (2, 2, 0, 31), (3, 1, 1, 8), (1, 1, 0, 5)]
+    ("kernel", "stride", "pad", "frames", "groups"),
+    [(3, 2, 0, 31, 1), (3, 2, 1, 30, 1), (2, 2, 0, 31, 1), (3, 1, 1, 8, 1), (1, 1, 0, 5, 1), (8, 1, 4, 9, 3)],
 )
 def test_a_convolution_in_integers_is_one_of_rounded_weights_and_sound(
-    kernel: int, stride: int, pad: int, frames: int
+    kernel: int, stride: int, pad: int, frames: int, groups: int
 ) -> None:
     """Against loops over weights and activations rounded in numpy: to 1e-4, where rounding itself costs 1e-2."""
-    weight, bias, x = normal(WIDTH, CHANNELS, kernel), normal(WIDTH), normal(2, CHANNELS, frames)
-    conv = helper.make_node("Conv", ["x", "weight", "bias"], ["y"], "Conv_0", strides=[stride], pads=[pad, pad])
-    model = quantize.PROFILES["speed"](graph([conv], {"weight": weight, "bias": bias}, "y", ["batch", WIDTH, "out"]))
+    channels = CHANNELS * groups
+    weight, bias, x = normal(WIDTH, CHANNELS, kernel), normal(WIDTH), normal(2, channels, frames)
+    said = {"strides": [stride], "pads": [pad, pad], "group": groups}
+    conv = helper.make_node("Conv", ["x", "weight", "bias"], ["y"], "Conv_0", **said)
+    plain = graph([conv], {"weight": weight, "bias": bias}, "y", ["batch", WIDTH, "out"], channels)
+    model = quantize.PROFILES["speed"](plain)
     found = quantize.check(model, "speed")
-    assert found["nodes"] == found["integer"] == {"convolution": 1}
+    kind = {"convolution": 1} if groups == 1 else {"positional convolution": groups}
+    assert found["nodes"] == found["integer"] == kind
     whole, scale = quantize.quantized(weight, 0)
     expected = convolved(rounded(x), whole * scale[:, None, None], bias, stride, pad)
     got = run(model, x)
@@ -119,6 +130,26 @@ def test_what_needs_channels_first_still_gets_them() -> None:
     plain = graph(nodes, tensors, "y", ["batch", "out"])
     x = normal(1, CHANNELS, 41)
     np.testing.assert_allclose(run(quantize.PROFILES["speed"](plain), x), run(plain, x), atol=0.5)
+
+
+@pytest.mark.parametrize("also", [False, True])
+def test_a_product_of_what_is_computed_is_turned_by_its_factors(also: bool) -> None:
+    """As the first convolution's: its two small factors change their axes, not what comes out and its activation. Where
+    something else asks for that as it was, it is there as it was."""
+    nodes = [
+        helper.make_node("Einsum", ["x", "x"], ["square"], "Einsum_0", equation="bct,bdt->bcd"),
+        helper.make_node("MatMul", ["square", "x"], ["h"], "MatMul_1"),
+        helper.make_node("Gelu", ["h"], ["i"], "Gelu_2"),
+        helper.make_node("Conv", ["i", "weight"], ["j"], "Conv_3"),
+        helper.make_node("ReduceMean", ["i" if also else "j", "axis"], ["k"], "Mean_4"),
+        helper.make_node("Add", ["j", "k"], ["y"], "Add_5"),
+    ]
+    tensors = {"weight": normal(CHANNELS, CHANNELS, 3) / 10, "axis": np.array([2])}
+    plain, x = graph(nodes, tensors, "y", ["batch", CHANNELS, "out"]), normal(2, CHANNELS, 21) / 4
+    model, expected = quantize.PROFILES["speed"](plain), run(plain, x)
+    assert np.abs(run(model, x) - expected).mean() < 0.05 * np.abs(expected).mean()
+    turned = {node.input[0] for node in model.graph.node if node.op_type == "Transpose"}
+    assert turned == {"square", "x", "j:turned"}
 
 
 def test_speed_without_a_product_in_integers_is_refused() -> None:

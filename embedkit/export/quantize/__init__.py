@@ -79,7 +79,6 @@ def in_8_bits(model: onnx.ModelProto) -> onnx.ModelProto:
             kept[name + suffix] = numpy_helper.from_array(array, name + suffix)
         back = helper.make_node("DequantizeLinear", [name + ":int8", name + ":scale"], [name], f"DQ:{name}", axis=axis)
         nodes.append(back)
-        _follow(kept, weight, whole * _spread(scale, whole.ndim, axis))
     nodes.extend(graph.node)
     replace(graph, nodes, kept.values())
     return result
@@ -110,16 +109,6 @@ def weights(graph: onnx.GraphProto) -> dict[str, int]:
         elif node.op_type in ("Add", "Slice"):  # a table of positions, whole or its beginning; biases are small
             found |= {name: 1 for name in node.input if name in large and len(sizes[name]) == 2}
     return found
-
-
-def _follow(kept: dict[str, TensorProto], weight: Array, rounded: Array) -> None:
-    """A float64 copy of a weight (the first convolution's, for its group norm) takes the rounded values too."""
-    for name, tensor in kept.items():
-        if tensor.data_type == TensorProto.DOUBLE and np.prod(tensor.dims) == weight.size:
-            copy = numpy_helper.to_array(tensor)
-            if np.array_equal(copy.ravel(), weight.ravel()):
-                values = rounded.astype(np.float64).reshape(copy.shape)
-                kept[name] = numpy_helper.from_array(values, name)
 
 
 # ---------------------------------------------------------------- calibration
@@ -230,9 +219,9 @@ def _products(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, str]]:
 def _kind(node: onnx.NodeProto) -> str:
     if node.name.startswith("head/"):
         return "head"
-    if node.op_type == "Conv":
-        return "positional convolution" if attributes(node).get("group", 1) > 1 else "convolution"
-    return "convolution" if "Conv_" in node.name else "linear"
+    if attributes(node).get("group", 1) > 1 or ":group" in node.name:
+        return "positional convolution"
+    return "convolution" if node.op_type == "Conv" or "Conv_" in node.name else "linear"
 
 
 PROMISES = {"speed": ("integer", "product in integers"), "small": ("four_bit", "weight in 4 bits")}

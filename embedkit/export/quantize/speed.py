@@ -1,34 +1,37 @@
 """speed: the products with weights in 8-bit integers; activations are rounded to 8 bits as they come (dynamic).
 
-Convolutions become products too: their windows side by side, [batch, frame, kernel * channel], times one matrix.
-onnxruntime's own integer convolution takes five times as long. Frames then come before channels ("turned") from one
-convolution to the next, and are turned back only for what asks for them.
+Convolutions become products too: their windows side by side, [batch, frame, kernel * channel], times one matrix, or one
+for each group. onnxruntime's own integer convolution takes five times as long. Frames then come before channels
+("turned") from one convolution to the next, and are turned back only for what asks for them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from embedkit.encoders.exported import leading_to
 from embedkit.export.quantize import Array, attributes, copied, quantized, replace, weights
 
 NARROWEST = 32  # input channels: the first convolution of the waveform has one, too short a window to gain anything
 TURN = [0, 2, 1]  # [batch, channel, frame] <-> [batch, frame, channel]
-END = 2**62
 
 
 def integer_products(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with its linear layers and its wide, ungrouped convolutions in integers; the rest as it is."""
+    """The graph with its linear layers and its wide convolutions in integers; the rest as it is."""
     result = copied(model)
     rewriting = Rewriting(result.graph)
     for node in result.graph.node:
         rewriting.take(node)
     for value in result.graph.output:
         rewriting.turn_back(value.name)
-    replace(result.graph, rewriting.nodes, rewriting.tensors.values())
+    used = leading_to({value.name for value in result.graph.output}, rewriting.nodes)
+    replace(result.graph, used, rewriting.tensors.values())
     return result
 
 
@@ -39,9 +42,10 @@ class Rewriting:
         self.tensors = {tensor.name: tensor for tensor in graph.initializer}
         self.large = weights(graph)
         self.outputs = {value.name for value in graph.output}
+        self.makers = {name: node for node in graph.node for name in node.output}
         self.nodes: list[onnx.NodeProto] = []
         self.turned: dict[str, str] = {}  # tensor: the same one with frames before channels
-        self.there: set[str] = set()  # of these, those that are also there as they were
+        self.there: set[str] = set()  # tensors that are there as they were
         self.rounded: dict[str, tuple[str, str, str]] = {}  # tensor: its 8 bits, scale, zero point
         self.names: dict[str, str] = {}  # tensor: another one that holds the same
 
@@ -53,15 +57,14 @@ class Rewriting:
         elif wide and node.op_type == "Conv" and self._fits(node):
             self.convolution(node)
         elif node.op_type == "Gelu" and node.input[0] in self.turned:
-            self.turned[node.output[0]] = self.add(
-                "Gelu", [self.turned[node.input[0]]], node.name, node.output[0] + ":turned", **attributes(node)
-            )
+            self._turn(node.output[0])
         elif self._only_turns(node):
             self.names[node.output[0]] = self.turned[node.input[0]]
         else:
             for name in node.input:
                 self.turn_back(name)
             self.nodes.append(node)
+            self.there.update(node.output)
 
     def _only_turns(self, node: onnx.NodeProto) -> bool:
         if node.op_type != "Transpose" or attributes(node)["perm"] != TURN:
@@ -71,51 +74,73 @@ class Rewriting:
     def _fits(self, node: onnx.NodeProto) -> bool:
         _, channels, *kernel = self.tensors[node.input[1]].dims
         said = attributes(node)
-        plain = said.get("group", 1) == 1 and set(said.get("dilations", [1])) == {1}
-        return len(kernel) == 1 and channels >= NARROWEST and plain
+        return len(kernel) == 1 and channels >= NARROWEST and set(said.get("dilations", [1])) == {1}
 
     def linear(self, node: onnx.NodeProto) -> None:
         source, scale, zero = self._round(node.input[0])
-        self.product(node, (source, scale, zero), numpy_helper.to_array(self.tensors[node.input[1]]), node.output[0])
+        matrix = numpy_helper.to_array(self.tensors[node.input[1]])
+        self.products(node, [source], [matrix], (scale, zero), node.output[0])
 
     def convolution(self, node: onnx.NodeProto) -> None:
-        weight = numpy_helper.to_array(self.tensors[node.input[1]])  # [output, input, kernel]
+        weight = numpy_helper.to_array(self.tensors[node.input[1]])  # [output, input of a group, kernel]
         outputs, inputs, kernel = weight.shape
-        matrix = weight.transpose(2, 1, 0).reshape(kernel * inputs, outputs)
         said, turned = attributes(node), node.output[0] + ":turned"
-        frames, scale, zero = self._round(self._turn(node.input[0]))
+        groups = said.get("group", 1)
+        matrices = np.split(weight.transpose(2, 1, 0).reshape(kernel * inputs, outputs), groups, 1)
+        frames, *rounding = self._round(self._turn(node.input[0]))
         if any(pads := said.get("pads", [0, 0])):
             around = self.constant([0, pads[0], 0, 0, pads[1], 0])
-            frames = self.add("Pad", [frames, around, zero], node.name + ":pad")
-        windows = self._windows(frames, node.name, kernel, said.get("strides", [1])[0])
+            frames = self.add("Pad", [frames, around, rounding[1]], node.name + ":pad")
+        index = self._index(frames, node.name, kernel, said.get("strides", [1])[0])
+        windows = []
+        for channels in self._split(frames, node.name, groups):
+            heard = self.add("Gather", [channels, index], f"{channels}:frames", axis=1)
+            windows.append(self.add("Reshape", [heard, self.constant([0, 0, kernel * inputs])], f"{channels}:windows"))
         bias = node.input[2] if len(node.input) > 2 else ""
-        self.product(node, (windows, scale, zero), matrix, turned + ":plain" if bias else turned)
+        self.products(node, windows, matrices, rounding, turned + ":plain" if bias else turned)
         if bias:
             self.add("Add", [turned + ":plain", bias], node.name + ":bias", turned)
         self.turned[node.output[0]] = turned
 
-    def _windows(self, frames: str, name: str, kernel: int, stride: int) -> str:
-        """[batch, frame, channel] -> [batch, window, kernel * channel]."""
-        parts = [
-            self.add(
-                "Slice",
-                [frames, *(self.constant([n]) for n in (i, END if i == kernel - 1 else i + 1 - kernel, 1, stride))],
-                f"{name}:part{i}",
-            )
-            for i in range(kernel)
-        ]
-        return self.add("Concat", parts, f"{name}:windows", axis=2)
+    def _index(self, frames: str, name: str, kernel: int, stride: int) -> str:
+        """Which frames are under the kernel at each of its places, [window, kernel]."""
+        count = self.add("Squeeze", [self.add("Shape", [frames], f"{name}:shape", start=1, end=2)], f"{name}:count")
+        end = self.add("Sub", [count, self.constant(kernel - 1)], f"{name}:end")
+        first = self.add("Range", [self.constant(0), end, self.constant(stride)], f"{name}:first")
+        column = self.add("Unsqueeze", [first, self.constant([1])], f"{name}:column")
+        return self.add("Add", [column, self.constant([*range(kernel)])], f"{name}:index")
 
-    def product(self, node: onnx.NodeProto, source: tuple[str, str, str], matrix: Array, output: str) -> None:
-        """source (8 bits, scale, zero point) times a matrix [input, output] that is rounded to 8 bits, as floats."""
-        whole, scale = quantized(np.ascontiguousarray(matrix), 1)
-        weight = node.input[1]
-        for suffix, array in ((":int8", whole), (":scale", scale)):
-            self.tensors[weight + suffix] = numpy_helper.from_array(array, weight + suffix)
-        integers = self.add("MatMulInteger", [source[0], weight + ":int8", source[2]], node.name)
+    def _split(self, frames: str, name: str, groups: int) -> list[str]:
+        """[batch, frame, channel] to the same of each group's channels."""
+        if groups == 1:
+            return [frames]
+        parts = [f"{name}:part{i}" for i in range(groups)]
+        self.nodes.append(helper.make_node("Split", [frames], parts, f"{name}:split", axis=2, num_outputs=groups))
+        return parts
+
+    def products(
+        self,
+        node: onnx.NodeProto,
+        sources: Sequence[str],
+        matrices: Sequence[Array],
+        rounding: Sequence[str],
+        output: str,
+    ) -> None:
+        """sources (8 bits; rounding: their scale and zero point) times a matrix [input, output] each, which is rounded
+        to 8 bits; side by side, as floats."""
+        weight, (scale, zero) = node.input[1], rounding
+        parts, scales = [], []
+        for i, (source, matrix) in enumerate(zip(sources, matrices, strict=True)):
+            part = f":group{i}" if len(sources) > 1 else ""
+            whole, steps = quantized(np.ascontiguousarray(matrix), 1)
+            self.tensor(f"{weight}{part}:int8", whole)
+            parts.append(self.add("MatMulInteger", [source, f"{weight}{part}:int8", zero], node.name + part))
+            scales.append(steps)
+        self.tensor(weight + ":scale", np.concatenate(scales))
+        integers = self.add("Concat", parts, f"{node.name}:together", axis=2) if len(parts) > 1 else parts[0]
         floats = self.add("Cast", [integers], f"{node.name}:float", to=onnx.TensorProto.FLOAT)
-        scales = self.add("Mul", [source[1], weight + ":scale"], f"{node.name}:scales")
-        self.add("Mul", [floats, scales], f"{node.name}:scaled", output)
+        steps_of_both = self.add("Mul", [scale, weight + ":scale"], f"{node.name}:scales")
+        self.add("Mul", [floats, steps_of_both], f"{node.name}:scaled", output)
 
     def _round(self, name: str) -> tuple[str, str, str]:
         if name not in self.rounded:
@@ -127,10 +152,20 @@ class Rewriting:
         return self.rounded[name]
 
     def _turn(self, name: str) -> str:
-        if name not in self.turned:
-            self.turned[name] = self.add("Transpose", [name], f"Turn:{name}", name + ":turned", perm=TURN)
+        """The name of a tensor with frames before channels; what made it is turned instead where that is cheaper."""
+        if name in self.turned:
+            return self.turned[name]
+        node, turned = self.makers.get(name), name + ":turned"
+        if node and node.op_type == "Gelu":
+            self.add("Gelu", [self._turn(node.input[0])], node.name + ":turned", turned, **attributes(node))
+        elif node and node.op_type == "MatMul" and not set(node.input) & set(self.tensors):
+            left, right = node.input
+            self.add("MatMul", [self._turn(right), self._turn(left)], node.name + ":turned", turned)
+        else:
+            self.add("Transpose", [name], f"Turn:{name}", turned, perm=TURN)
             self.there.add(name)
-        return self.turned[name]
+        self.turned[name] = turned
+        return turned
 
     def turn_back(self, name: str) -> None:
         if name in self.turned and name not in self.there:
@@ -143,7 +178,9 @@ class Rewriting:
         self.nodes.append(helper.make_node(kind, inputs, [output], name, **said))
         return output
 
-    def constant(self, values: list[int]) -> str:
-        name = "constant:" + ",".join(map(str, values))
-        self.tensors[name] = numpy_helper.from_array(np.array(values, np.int64), name)
+    def constant(self, values: int | list[int]) -> str:
+        return self.tensor(f"constant:{values}", np.array(values, np.int64))
+
+    def tensor(self, name: str, array: npt.NDArray[Any]) -> str:
+        self.tensors[name] = numpy_helper.from_array(array, name)
         return name
