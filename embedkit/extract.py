@@ -39,8 +39,9 @@ WORKERS = {  # what a worker finds in its environment
     # One thread for every library.
     **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"),
     # glibc hands large memory back as soon as it is free, and the next clip pays for every page anew: up to 7 % of the
-    # time of a clip of 7 s. So a worker keeps what its longest clip took.
-    "MALLOC_MMAP_MAX_": "0",
+    # time of a clip of 7 s. So a worker keeps what its clips took, but for blocks of 32 MiB and more: what they leave
+    # is soon strewn with small ones, and the next one is taken beside it.
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
 }
 CLIPS_A_WORKER = 8  # at least, unless asked for otherwise: a worker takes seconds to start

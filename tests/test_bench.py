@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,14 @@ def test_calls_take_turns() -> None:
     taken = interleaved({"a": lambda: call("a", 2), "b": lambda: call("b", 5)}, 2, lambda: now[0])
     assert order == ["a", "b", "a", "b"]
     assert taken == {"a": [2, 2], "b": [5, 5]}
+
+
+def test_a_call_elsewhere_says_what_it_took() -> None:
+    """The clock here stands still meanwhile. One process makes all of a worker's calls."""
+    with bench.worker() as ask:
+        processes = {ask(os.getpid), ask(os.getpid)}
+    assert len(processes) == 1 and os.getpid() not in processes
+    assert interleaved({"a": lambda: bench.Took(3.0)}, 2, lambda: 0.0) == {"a": [3, 3]}
 
 
 @pytest.mark.parametrize(
@@ -173,6 +182,7 @@ def test_every_table_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setattr(table, "command", here)
     for table in (growth, extraction):
         monkeypatch.setattr(table, "alone", lambda call, *what: call(*what))
+    monkeypatch.setattr(extraction, "worker", lambda: contextlib.nullcontext(lambda call, *what: call(*what)))
     monkeypatch.setattr(extraction, "exported", lambda spec, *_: spec.folder)  # half a minute to export
     told: list[str] = []
     document = bench.run(size=TOY, figures=tmp_path, announce=told.append)

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -178,16 +179,20 @@ def shown(value: float | str) -> str:
 # ---------------------------------------------------------------- measuring
 
 
+class Took(float):
+    """CPU seconds, said by a call that another process has made."""
+
+
 def interleaved(
     calls: Mapping[str, Callable[[], object]], repeats: int, clock: Callable[[], float] = time.process_time
 ) -> dict[str, list[float]]:
-    """Seconds that each call takes, `repeats` times in turns."""
+    """Seconds that each call takes, `repeats` times in turns: what it says it `Took`, else by the clock around it."""
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
             begin = clock()
-            call()
-            taken[name].append(clock() - begin)
+            said = call()
+            taken[name].append(said if isinstance(said, Took) else clock() - begin)
     return taken
 
 
@@ -225,12 +230,20 @@ def command(*arguments: str, memory: bool = False) -> Ran:
     return Ran(seconds, _cpu_of_children() - before, peak[0] or None)
 
 
-def alone(call: Callable[..., Any], *what: Any) -> Any:
-    """call(*what) in a fresh process that finds what a worker of `extract` finds: one thread, memory that is kept."""
+@contextmanager
+def worker() -> Iterator[Callable[..., Any]]:
+    """A fresh process that finds what a worker of `extract` finds: one thread, memory that is kept. What is yielded
+    makes calls there: ask(call, *what)."""
     from embedkit.extract import as_workers_want_it
 
     with as_workers_want_it(), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(call, *what).result()
+        yield lambda call, *what: pool.submit(call, *what).result()
+
+
+def alone(call: Callable[..., Any], *what: Any) -> Any:
+    """call(*what) in a `worker` of its own."""
+    with worker() as ask:
+        return ask(call, *what)
 
 
 def _cpu_of_children() -> float:

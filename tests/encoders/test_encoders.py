@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -217,6 +218,21 @@ def test_the_folded_group_norm(wave: np.ndarray, tiny: Path) -> None:
     signal = torch.from_numpy(wave)[None]
     with torch.no_grad():
         np.testing.assert_allclose(fast(signal), model.double()(signal.double()), atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("frames", [3, 4, 7, 8, 9, 13, 200, 203])
+def test_three_frames_at_a_time(frames: int, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven products for nine give torch's own convolution to 1e-5, for every remainder and across blocks."""
+    monkeypatch.setattr(forward.Convolution, "BLOCK", 10)
+    conv = torch.nn.Conv1d(24, 16, 3, 2, bias=bias)
+    layer = SimpleNamespace(conv=conv, activation=torch.nn.Identity())
+    x = torch.randn(1, frames, 24, generator=torch.Generator().manual_seed(frames))
+    with torch.inference_mode():
+        ours = forward.Convolution(layer, "cpu", torch.float32)
+        expected = conv(x.transpose(1, 2)).transpose(1, 2)
+        torch.testing.assert_close(ours.by_threes(x[0])[None], expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(ours(x), ours.by_strides(x), atol=1e-5, rtol=0)
 
 
 def test_do_normalize_comes_before_the_padding(tmp_path: Path) -> None:
