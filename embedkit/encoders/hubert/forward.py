@@ -149,7 +149,7 @@ class Convolution(nn.Module):
     kernel of 2 or 3 with stride 2 is one or two products without a copy. Most of a clip takes fewer: see `by_threes`.
     """
 
-    BLOCK = 1_200  # threes of frames: what lies between fits the cache
+    BLOCK = 2_400  # threes of frames at a time, so that what lies between takes little memory
 
     def __init__(self, layer: Any, device: str, dtype: torch.dtype) -> None:
         super().__init__()
