@@ -41,7 +41,7 @@ Wave = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured: the defaults take less than 10 minutes on 2 cores."""
+    """How much is measured: the defaults take about 10 minutes on 2 idle cores."""
 
     repeats: int = 5
     full: bool = False  # what takes minutes more: 100 trials, 100,000 rows and a million
