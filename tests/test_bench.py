@@ -6,6 +6,9 @@ import contextlib
 import io
 import json
 import os
+import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +67,21 @@ def test_a_call_elsewhere_says_what_it_took() -> None:
         processes = {ask(os.getpid), ask(os.getpid)}
     assert len(processes) == 1 and os.getpid() not in processes
     assert interleaved({"a": lambda: bench.Took(3.0)}, 2, lambda: 0.0) == {"a": [3, 3]}
+
+
+def test_ctrl_c_is_heard_while_a_worker_works() -> None:
+    """The worker alone leaves it to its parent; its call does not outlive the block."""
+    before, begin = signal.getsignal(signal.SIGINT), time.monotonic()
+    with pytest.raises(KeyboardInterrupt), bench.worker() as ask:
+        assert signal.getsignal(signal.SIGINT) == before
+        assert ask(signal.getsignal, signal.SIGINT) == signal.SIG_IGN
+        threading.Timer(1, os.kill, [os.getpid(), signal.SIGINT]).start()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            ask(time.sleep, 60)
+        finally:
+            signal.signal(signal.SIGINT, before)
+    assert time.monotonic() - begin < 45
 
 
 @pytest.mark.parametrize(

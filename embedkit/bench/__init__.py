@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -233,11 +234,17 @@ def command(*arguments: str, memory: bool = False) -> Ran:
 @contextmanager
 def worker() -> Iterator[Callable[..., Any]]:
     """A fresh process that finds what a worker of `extract` finds: one thread, memory that is kept. What is yielded
-    makes calls there: ask(call, *what)."""
+    makes calls there: ask(call, *what). Ctrl-C ends it."""
     from embedkit.extract import as_workers_want_it
 
-    with as_workers_want_it(), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        yield lambda call, *what: pool.submit(call, *what).result()
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        with as_workers_want_it():  # no longer than it takes to start: Ctrl-C is not heard meanwhile
+            process = pool.submit(os.getpid).result()
+        try:
+            yield lambda call, *what: pool.submit(call, *what).result()
+        except KeyboardInterrupt:
+            os.kill(process, signal.SIGTERM)
+            raise
 
 
 def alone(call: Callable[..., Any], *what: Any) -> Any:
