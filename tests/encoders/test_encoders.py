@@ -179,7 +179,7 @@ def test_the_family_without_onednn(kind: str, tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("kind", ["hubert", "wavlm"])
 def test_a_clip_of_half_a_minute_equals_transformers(kind: str, tmp_path: Path) -> None:
-    """Longer than what the positional convolution takes at once."""
+    """Longer than what the convolutions and the positional one take at once."""
     folder = family(tmp_path / kind, kind)
     wave = noise(31 * 16_000)
     features = encoders.load(encoders.resolve(str(folder))).pool(wave)
@@ -202,6 +202,18 @@ def test_a_batch_equals_its_clips_in_whisper(shared: Path) -> None:
         np.testing.assert_allclose(many, one, atol=1e-5)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("kind", ["hubert", "hubert-large"])
+def test_a_clip_in_parts(kind: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of 8 frames give what the whole clip gives, to 1e-6: of every remainder, in a batch of one and of two."""
+    encoder = encoders.load(encoders.resolve(str(family(tmp_path / kind, kind))), precision)
+    waves = [noise(400 + 320 * (frames - 1) + frames, frames) for frames in (1, 8, 9, 47, 48, 49)]
+    whole = [*map(encoder.pool, waves), *encoder.pool_many(waves[3:5])]
+    monkeypatch.setattr(FeatureExtractor, "PART", 8)
+    for a, b in zip(whole, [*map(encoder.pool, waves), *encoder.pool_many(waves[3:5])], strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "wave",
     [noise(16_000) + np.float32(0.9), noise(16_000) * np.float32(1e-4), np.full(16_000, 0.5, np.float32)],
@@ -222,9 +234,8 @@ def test_the_folded_group_norm(wave: np.ndarray, tiny: Path) -> None:
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("frames", [3, 4, 7, 8, 9, 13, 200, 203])
-def test_three_frames_at_a_time(frames: int, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seven products for nine give torch's own convolution to 1e-5, for every remainder and across blocks."""
-    monkeypatch.setattr(forward.Convolution, "BLOCK", 10)
+def test_three_frames_at_a_time(frames: int, bias: bool) -> None:
+    """Seven products for nine give torch's own convolution to 1e-5, for every remainder."""
     conv = torch.nn.Conv1d(24, 16, 3, 2, bias=bias)
     layer = SimpleNamespace(conv=conv, activation=torch.nn.Identity())
     x = torch.randn(1, frames, 24, generator=torch.Generator().manual_seed(frames))

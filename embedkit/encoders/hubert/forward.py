@@ -10,12 +10,15 @@ clip's own length. The tests hold every part to transformers' own values.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from embedkit.encoders.hubert import FRAMES, multiple, samples
 
 
 def lay_out(model: Any, device: str, dtype: torch.dtype) -> Any:
@@ -85,24 +88,48 @@ class Linear(nn.Module):
 class FeatureExtractor(nn.Module):
     """Sound [batch, samples] to [batch, channel, frame], for clips of any lengths.
 
-    `lengths` [batch] (samples of each clip; the rest of its row is padding) is set before each call, because
-    transformers hands an extractor nothing but the sound. Frames that reach into the padding mean nothing.
+    `lengths` [batch] (samples of each clip; the rest of its row is padding) and `frames` (how many to give, at least)
+    are set before each call, because transformers hands an extractor nothing but the sound. Frames that reach into the
+    padding mean nothing, those beyond it are zeros.
+
+    On a CPU a clip of more than PART frames goes through in parts: no convolution pads, so the frames are the same, and
+    neighbours share 5 ms of sound. Whole clips would be as fast, once oneDNN has kernels for the length of each; but
+    these take 11 MB and 75 ms a length, and the convolutions' memory would grow with the longest clip.
     """
+
+    PART = 160  # 3.2 s
 
     def __init__(self, original: Any, device: str, dtype: torch.dtype) -> None:
         super().__init__()
-        self.lengths = torch.empty(0)
+        self.lengths, self.frames = torch.empty(0), 0
         self.dtype = dtype
         layers = list(original.conv_layers)
+        kernels, strides = ([getattr(layer.conv, of)[0] for layer in layers] for of in ("kernel_size", "stride"))
+        self.field, self.hop = samples(1, kernels, strides), math.prod(strides)  # of a frame
         norms_clip = isinstance(getattr(layers[0], "layer_norm", None), nn.GroupNorm)
         self.first = FirstConvolution(layers.pop(0), device) if norms_clip else None
         self.rest = nn.ModuleList(Convolution(layer, device, dtype) for layer in layers)
 
     def forward(self, signal: Tensor) -> Tensor:
-        hidden = self.first(signal, self.lengths, self.dtype) if self.first else signal[:, :, None].to(self.dtype)
-        for layer in self.rest:
-            hidden = layer(hidden)
-        return hidden.transpose(1, 2)
+        first = self.first and self.first.of(signal, self.lengths, self.dtype)
+        parts = []
+        for heard in self.parts(signal):
+            hidden = first(heard) if first else heard[:, :, None].to(self.dtype)
+            for layer in self.rest:
+                hidden = layer(hidden)
+            parts.append(hidden)
+        missing = max(0, self.frames - sum(part.shape[1] for part in parts))
+        parts.append(hidden.new_zeros(len(hidden), missing, hidden.shape[2]))
+        return torch.cat(parts, 1).transpose(1, 2)
+
+    def parts(self, signal: Tensor) -> Iterator[Tensor]:
+        """The sound of equally many frames each (but the last), a multiple of FRAMES."""
+        frames = (signal.shape[1] - self.field) // self.hop + 1
+        count = -(-frames // self.PART) if signal.device.type == "cpu" else 1
+        width = multiple(-(-frames // count), FRAMES)
+        for start in range(0, frames, width):
+            last = min(start + width, frames) - 1
+            yield signal[:, start * self.hop : last * self.hop + self.field]
 
 
 class FirstConvolution(nn.Module):
@@ -123,13 +150,25 @@ class FirstConvolution(nn.Module):
         self.eps = layer.layer_norm.eps
         self.activation = layer.activation
 
-    def forward(self, signal: Tensor, lengths: Tensor, dtype: torch.dtype) -> Tensor:
-        gelu, clips = is_gelu(self.activation), []
-        for windows, length in zip(signal.unfold(-1, self.kernel, self.stride), lengths.tolist(), strict=True):
-            weight, bias = self.folded(windows[: (length - self.kernel) // self.stride + 1].double())
-            clips.append(product(windows.to(dtype), weight.to(dtype), bias.to(dtype), gelu))
-        out = torch.stack(clips) if len(clips) > 1 else clips[0][None]
-        return out if gelu else cast(Tensor, self.activation(out))
+    def of(self, signal: Tensor, lengths: Tensor, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+        """The layer for a batch of whole clips, to be called with parts of them."""
+        folded = [
+            [of.to(dtype) for of in self.folded(windows[: (length - self.kernel) // self.stride + 1].double())]
+            for windows, length in zip(self.windows(signal), lengths.tolist(), strict=True)
+        ]
+        gelu = is_gelu(self.activation)
+
+        def convolve(heard: Tensor) -> Tensor:
+            pairs = zip(self.windows(heard.to(dtype)), folded, strict=True)
+            clips = [product(windows, weight, bias, gelu) for windows, (weight, bias) in pairs]
+            out = torch.stack(clips) if len(clips) > 1 else clips[0][None]
+            return out if gelu else cast(Tensor, self.activation(out))
+
+        return convolve
+
+    def windows(self, signal: Tensor) -> Tensor:
+        """[batch, frame, kernel]"""
+        return signal.unfold(-1, self.kernel, self.stride)
 
     def folded(self, windows: Tensor) -> tuple[Tensor, Tensor]:
         """Weight [channel, kernel] and bias [channel] that hold the norm over a clip's own windows [frame, kernel]."""
@@ -148,8 +187,6 @@ class Convolution(nn.Module):
     there `stride` positions of the kernel are taken at a time, so that a row begins where the one before it ends, and a
     kernel of 2 or 3 with stride 2 is one or two products without a copy. Most of a clip takes fewer: see `by_threes`.
     """
-
-    BLOCK = 2_400  # threes of frames at a time, so that what lies between takes little memory
 
     def __init__(self, layer: Any, device: str, dtype: torch.dtype) -> None:
         super().__init__()
@@ -200,20 +237,18 @@ class Convolution(nn.Module):
         (outer, last), (plus, minus) = self.weights, self.halves
         first, odd = outer.chunk(2)
         out = clip.new_empty((len(clip) - self.kernel) // self.stride + 1, outer.shape[1])
-        threes = len(out) // 3
-        for start in range(0, threes, self.BLOCK):
-            count = min(self.BLOCK, threes - start)
-            a, b, c, d = (clip[6 * start + place :: 6][:count] for place in (0, 2, 4, 6))
-            part = out[3 * start : 3 * (start + count)]
-            of = part.view(count, 3, -1)
-            half, other = F.linear(b + c, plus.t(), self.bias), (c - b) @ minus
-            torch.sub(half, other, out=of[:, 1])
-            half += other
-            torch.addmm(half, a - c, first, out=of[:, 0])
-            torch.addmm(half, d - b, last, out=of[:, 2])
-            part.addmm_(clip[6 * start + 1 :: 2][: 3 * count], odd)
-        if len(out) > 3 * threes:
-            out[3 * threes :] = self.by_strides(clip[None, 6 * threes :])[0]
+        count = len(out) // 3
+        a, b, c, d = (clip[place::6][:count] for place in (0, 2, 4, 6))
+        part = out[: 3 * count]
+        of = part.view(count, 3, outer.shape[1])
+        half, other = F.linear(b + c, plus.t(), self.bias), (c - b) @ minus
+        torch.sub(half, other, out=of[:, 1])
+        half += other
+        torch.addmm(half, a - c, first, out=of[:, 0])
+        torch.addmm(half, d - b, last, out=of[:, 2])
+        part.addmm_(clip[1::2][: 3 * count], odd)
+        if len(out) > 3 * count:
+            out[3 * count :] = self.by_strides(clip[None, 6 * count :])[0]
         return out
 
 
