@@ -37,7 +37,7 @@ AHEAD = 2  # tasks that a worker has at a time: one in its hands, one waiting
 BATCH_SECONDS = 480.0  # of sound (s) that a GPU is given at a time
 WORKERS = {  # what a worker finds in its environment
     # One thread for every library.
-    **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"),
+    **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
     # glibc hands large memory back as soon as it is free, and the next clip pays for every page anew: up to 7 % of the
     # time of a clip of 7 s. So a worker keeps what its clips took, but for blocks of 32 MiB and more: what they leave
     # is soon strewn with small ones, and the next one is taken beside it.

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from embedkit import audio
 from embedkit.cards import Sound
@@ -251,6 +253,29 @@ def test_trim() -> None:
     trimmed = audio.prepare(padded_tone(), only)
     assert 16_000 <= len(trimmed) < 16_000 + 4 * 512
     assert np.array_equal(trimmed, slowly_trimmed(padded_tone(), 20))
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(1, 9_000), st.integers(0, 2**32 - 1), st.sampled_from([5, 20, 60]))
+def test_trim_is_librosas(samples: int, seed: int, top_db: int) -> None:
+    """Any length, any loudness along the way, down to what counts as quiet."""
+    import librosa
+
+    rng = np.random.default_rng(seed)
+    loudness = 10 ** np.interp(np.arange(samples), np.linspace(0, samples, 9), rng.uniform(-6, 0, 9))
+    wave = (rng.standard_normal(samples) * loudness).astype(np.float32)
+    expected, _ = librosa.effects.trim(wave, top_db=top_db, frame_length=2048, hop_length=512)
+    np.testing.assert_array_equal(audio.trimmed(wave, top_db), expected)
+
+
+def test_trim_is_librosas_on_real_speech(shared: Path) -> None:
+    import librosa
+
+    files = sorted(shared.glob("data/ravdess/Actor_0[1-4]/*.flac"))
+    assert files
+    for file in files:
+        wave = audio.read(file)
+        np.testing.assert_array_equal(audio.trimmed(wave, 20), librosa.effects.trim(wave, top_db=20)[0])
 
 
 def test_pre_emphasis() -> None:

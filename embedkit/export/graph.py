@@ -15,13 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from embedkit.audio import FRAME, HOP, QUIET
 from embedkit.cards import Sound
 from embedkit.encoders.exported import EXTRA
 
 RATE = 16_000  # Hz
 LOUDEST = 1e6  # a sample that is NaN, infinite or beyond this counts as 0
-FRAME, HOP = 2048, 512  # samples: the frames of librosa.effects.trim
-QUIET = 1e-10  # librosa's amin (as power): what is below counts as this
 SHORTEST = EXTRA  # samples: shorter clips get zeros, so that every clip has a frame
 WHISPER_HOP = 320  # samples of one frame of a Whisper encoder: a mel hop of 160, halved by its second convolution
 
@@ -73,7 +72,7 @@ class SoundSteps(nn.Module):
         return self.no_longer(wave, lengths), lengths
 
     def trim(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """librosa.effects.trim: from the first to the last frame within trim_db of the loudest one."""
+        """`audio.trimmed`: from the first to the last frame within trim_db of the loudest one."""
         blocks = F.avg_pool1d(F.pad(wave.square(), (FRAME // 2, FRAME // 2))[:, None], HOP)
         power = F.avg_pool1d(blocks, FRAME // HOP, stride=1)[:, 0].clamp(min=QUIET)  # [batch, frame]
         frames = torch.arange(power.shape[1], device=wave.device)
