@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -24,14 +25,14 @@ import signal
 import sys
 import time
 import warnings
-from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from urllib.parse import quote
@@ -230,51 +231,80 @@ def _write_part(path: Path, columns: Mapping[str, Any], facts: Mapping[str, Any]
 # ---------------------------------------------------------------- many fits
 
 
-class Crew:
-    """Does a bench's work here or, once enough of it lies ahead, in worker processes; the same bits either way.
+class Task(NamedTuple):
+    """A call of a method of Bench, and where its result goes."""
 
-    total: about how many fits there will be; with the mean time of those done so far it says what lies ahead.
+    result: Future[Any]
+    what: str
+    given: tuple[Any, ...]
+
+
+class Crew:
+    """Does a bench's work here and, once enough of it lies ahead, in worker processes too; the same bits either way.
+
+    total: about how many fits there will be; with the mean time of those so far it says what lies ahead.
     """
 
     def __init__(self, planned: Plan, jobs: int, total: int) -> None:
-        self.plan, self.jobs, self.left = planned, jobs, total
+        self.plan, self.jobs, self.total, self.done = planned, jobs, total, 0
         self.bench = Bench(planned)
-        self._done, self._seconds = 0, 0.0
+        self._began = math.nan
+        # One for each worker: it hands over a task when the one before is done.
+        self._threads = ThreadPoolExecutor(max(1, jobs - 1))
         self._pool: ProcessPoolExecutor | None = None
+        self._starting = Lock()
 
     def map(self, what: str, tasks: Iterable[tuple[Any, ...]]) -> Generator[Any, None, None]:
         """The results of a method of Bench, in the order of tasks. Closing it takes back what has not begun."""
-        tasks = list(tasks)
-        while tasks and not self._pooled():
-            begin = time.perf_counter()
-            result = getattr(self.bench, what)(*tasks.pop(0))
-            self._seconds += time.perf_counter() - begin
-            self._done += 1
-            self.left -= 1
-            yield result
-        yield from self._in_workers(what, tasks)
-
-    def _pooled(self) -> bool:
-        """Whether there are workers, or it pays to start them now."""
-        ahead = self.left * self._seconds / self._done if self._done else 0.0
-        if self._pool is None and self.jobs > 1 and self.left > 1 and ahead > POOL_PAYS:
-            self._pool = ProcessPoolExecutor(
-                min(self.jobs, self.left), multiprocessing.get_context("spawn"), _enlist, (self.plan,)
-            )
-        return self._pool is not None
-
-    def _in_workers(self, what: str, tasks: Sequence[tuple[Any, ...]]) -> Generator[Any, None, None]:
-        futures: list[Future[Any]] = [self._pool.submit(_work, what, *task) for task in tasks] if self._pool else []
+        every = [Task(Future(), what, task) for task in tasks]
+        waiting = deque(every)
+        for _ in range(min(self.jobs, len(every)) - 1):
+            self._threads.submit(self._hand_over, waiting)
         try:
-            for future in futures:
-                yield future.result()
+            for task in every:
+                while waiting and not task.result.done():
+                    self._next(waiting, self._here)
+                yield task.result.result()
         except BrokenProcessPool:
             raise EmbedkitError(
                 "a worker process died (out of memory?); what is finished is kept: run it again with --jobs 1"
             ) from None
         finally:
-            for future in futures:
-                future.cancel()
+            waiting.clear()
+
+    def _next(self, waiting: deque[Task], do: Callable[..., Any]) -> None:
+        try:
+            task = waiting.popleft()
+        except IndexError:
+            return  # another one was faster
+        try:
+            task.result.set_result(do(task.what, *task.given))
+        except Exception as error:  # raised where the result is asked for
+            task.result.set_exception(error)
+        self.done += 1
+
+    def _here(self, what: str, *given: Any) -> Any:
+        if math.isnan(self._began):
+            self._began = time.perf_counter()
+        return getattr(self.bench, what)(*given)
+
+    def _hand_over(self, waiting: deque[Task]) -> None:
+        while waiting and not self._pays():
+            time.sleep(0.1)
+        while waiting:
+            self._next(waiting, lambda *task: self._workers().submit(_work, *task).result())
+
+    def _pays(self) -> bool:
+        """Whether there are workers, or it pays to start them now; the fit that is going on counts as ended."""
+        each = (time.perf_counter() - self._began) / (self.done + 1)  # NaN before the first
+        return self._pool is not None or (self.total - self.done) * each > POOL_PAYS
+
+    def _workers(self) -> ProcessPoolExecutor:
+        with self._starting:
+            if self._pool is None:
+                context = multiprocessing.get_context("spawn")
+                self._pool = ProcessPoolExecutor(self.jobs - 1, context, _enlist, (self.plan,))
+            return self._pool
 
     def __enter__(self) -> Self:
         return self
@@ -282,6 +312,7 @@ class Crew:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self._pool:
             self._pool.shutdown(cancel_futures=True)
+        self._threads.shutdown()
 
 
 _bench: Bench  # a worker's own
@@ -426,6 +457,9 @@ def _train(planned: Plan, crew: Crew, found: Mapping[Triple, Mapping[str, Any]])
     if (planned.folder / "predictions.parquet").is_file():
         return
     with _progress(len(units), "training", len(units) - len(todo)) as bar:
+        # What takes longest comes first, so that none is left alone with a long one at the end; but layer by layer, so
+        # that features are read once.
+        todo.sort(key=lambda unit: (planned.layers.index(unit.layer), -len(planned.training(unit.fold, unit.arm))))
         for _ in crew.map("train", ((unit, found.get(unit[:3], {})) for unit in todo)):
             bar.update()
     _gather(planned, units)
