@@ -48,7 +48,7 @@ class Size:
     full: bool = False  # what takes minutes more: 100 trials, 100,000 rows and a million
     clips: int = 16  # of the naive loop's batch
     views: int = 4
-    passes: tuple[int, int] = (20, 60)  # clips of those whose memory is watched
+    passes: tuple[int, int] = (40, 120)  # clips of those whose memory is watched
     encoder: Mapping[str, Any] = field(default_factory=dict)  # keys of config.json that differ from DistilHuBERT's
     train: int = 8_200  # rows a fold
     dim: int = 768

@@ -252,7 +252,7 @@ def manifest(folder: Path, clips: Sequence[Wave]) -> Path:
 
 
 def _memory(spec: Any, folder: Path, size: Size) -> Iterator[Row]:
-    """The peak of a pass of two workers over few and over four times as many clips, all its processes together.
+    """The peak of a pass in bf16 of two workers over few and over many clips, all its processes together.
 
     No two are equally long: what an encoder keeps for each length is part of it.
     """
@@ -265,7 +265,8 @@ def _memory(spec: Any, folder: Path, size: Size) -> Iterator[Row]:
         place = manifest(folder / f"of{count}", clips[:: many // count])
         home = str(init(folder / f"home{count}").root)
         call = ["-m", "embedkit", "--workspace", home, "extract", "--corpus", "made", "--root", str(place)]
-        ran = command(*call, "--encoder", str(spec.folder), "--views", "1", "--jobs", "2", memory=True)
+        call += ["--encoder", str(spec.folder), "--views", "1", "--jobs", "2", "--set", "precision=bf16"]
+        ran = command(*call, memory=True)
         if ran.megabytes is None:
             return
         peaks.append(ran.megabytes)
