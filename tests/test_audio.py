@@ -255,7 +255,7 @@ def test_trim() -> None:
     assert np.array_equal(trimmed, slowly_trimmed(padded_tone(), 20))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=40)
 @given(st.integers(1, 9_000), st.integers(0, 2**32 - 1), st.sampled_from([5, 20, 60]))
 def test_trim_is_librosas(samples: int, seed: int, top_db: int) -> None:
     """Any length, any loudness along the way, down to what counts as quiet."""
