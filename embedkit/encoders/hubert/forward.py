@@ -28,7 +28,8 @@ def lay_out(model: Any, device: str, dtype: torch.dtype) -> Any:
     model.feature_extractor = FeatureExtractor(model.feature_extractor, device, dtype)
     positional = model.encoder.pos_conv_embed
     if packs(device) and hasattr(positional, "conv"):
-        positional.conv, positional.activation = PositionalConvolution(positional, dtype), nn.Identity()
+        convolution = FourierConvolution if dtype == torch.float32 else PositionalConvolution
+        positional.conv, positional.activation = convolution(positional), nn.Identity()
     model.to(device=device, dtype=dtype)
     if not packs(device):
         return model
@@ -252,22 +253,56 @@ class Convolution(nn.Module):
         return out
 
 
-class PositionalConvolution(nn.Module):
-    """The grouped convolution over positions, [batch, channel, frame], and its activation, on a CPU.
+class FourierConvolution(nn.Module):
+    """The grouped convolution over positions, [batch, channel, frame], and its activation, in fp32.
 
-    oneDNN wants weights in another layout for another number of frames, and changing that takes it a second. So there
+    With 128 taps it takes half the time by Fourier transforms of segments that overlap by a kernel less one frame (the
+    overlap-save method: T. G. Stockham, High-Speed Convolution and Correlation, 1966): in each frequency a product of a
+    group's channels is all that is left.
+    """
+
+    def __init__(self, embedding: Any) -> None:
+        super().__init__()
+        conv, self.activation = embedding.conv, embedding.activation
+        (self.kernel,), (self.padding,), self.groups = conv.kernel_size, conv.padding, conv.groups
+        self.segment = 2 * self.kernel  # frames
+        # `conv.weight` computes the weight norm, which transformers does anew for each clip. The conjugate, as a
+        # layer's taps are not turned round.
+        spectra = torch.fft.rfft(conv.weight.detach(), self.segment).conj().unflatten(0, (self.groups, -1))
+        self.spectra = spectra.permute(3, 0, 2, 1).flatten(0, 1).contiguous()  # [frequency * group, in, out]
+        self.bias = conv.bias.detach()
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        batch, _, frames = hidden.shape
+        frames += 2 * self.padding - self.kernel + 1
+        step = self.segment - self.kernel + 1
+        segments = -(-frames // step)
+        missing = (segments - 1) * step + self.segment - self.padding - hidden.shape[2]
+        heard = F.pad(hidden, (self.padding, missing)).unfold(2, self.segment, step)
+        spectra = torch.fft.rfft(heard).unflatten(1, (self.groups, -1))  # [batch, group, in, segment, frequency]
+        rows = spectra.permute(4, 1, 0, 3, 2).reshape(len(self.spectra), batch * segments, -1)
+        product = torch.bmm(rows, self.spectra).view(-1, self.groups, batch, segments, rows.shape[2])
+        out = torch.fft.irfft(product.permute(2, 1, 4, 3, 0).flatten(1, 2), self.segment)[..., :step]
+        out = out.flatten(2)[:, :, :frames] + self.bias[:, None]
+        return gelu_(out) if is_gelu(self.activation) else cast(Tensor, self.activation(out))
+
+
+class PositionalConvolution(nn.Module):
+    """The same in bf16, by oneDNN.
+
+    It wants weights in another layout for another number of frames, and changing that takes it a second. So there
     are few numbers: frames are padded with zeros to one of WIDTHS, the rest of a long clip to another.
     """
 
     WIDTHS = (224, 400)  # frames: 4.5 and 8 s; each costs memory
 
-    def __init__(self, embedding: Any, dtype: torch.dtype) -> None:
+    def __init__(self, embedding: Any) -> None:
         super().__init__()
         conv, self.activation = embedding.conv, embedding.activation
         (self.kernel,), (self.padding,) = conv.kernel_size, conv.padding
         # `conv.weight` computes the weight norm, which transformers does anew for each clip.
-        weight = conv.weight.detach()[:, :, None].to(dtype).contiguous(memory_format=torch.channels_last)
-        self.bias = conv.bias.detach().to(dtype)
+        weight = conv.weight.detach()[:, :, None].bfloat16().contiguous(memory_format=torch.channels_last)
+        self.bias = conv.bias.detach().bfloat16()
         self.how = (0, 0), (1, 1), (1, 1), conv.groups  # padding, stride, dilation
         self.weights = {
             width: torch.ops.mkldnn._reorder_convolution_weight(
