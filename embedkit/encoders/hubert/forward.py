@@ -26,10 +26,9 @@ def lay_out(model: Any, device: str, dtype: torch.dtype) -> Any:
     for tensor in model.parameters():
         tensor.data = tensor.data.clone()  # else a few small ones would keep the whole checkpoint mapped
     model.feature_extractor = FeatureExtractor(model.feature_extractor, device, dtype)
-    positional = model.encoder.pos_conv_embed
-    if packs(device) and hasattr(positional, "conv"):
-        convolution = FourierConvolution if dtype == torch.float32 else PositionalConvolution
-        positional.conv, positional.activation = convolution(positional), nn.Identity()
+    embedding = model.encoder.pos_conv_embed
+    if packs(device) and hasattr(embedding, "conv"):
+        embedding.conv, embedding.activation = positional(embedding, dtype), nn.Identity()
     model.to(device=device, dtype=dtype)
     if not packs(device):
         return model
@@ -253,8 +252,15 @@ class Convolution(nn.Module):
         return out
 
 
+def positional(embedding: Any, dtype: torch.dtype) -> nn.Module:
+    """The convolution over positions and its activation. oneDNN's results are wrong for groups below 16 channels."""
+    if dtype == torch.bfloat16 and embedding.conv.in_channels // embedding.conv.groups >= 16:
+        return PositionalConvolution(embedding)
+    return FourierConvolution(embedding)
+
+
 class FourierConvolution(nn.Module):
-    """The grouped convolution over positions, [batch, channel, frame], and its activation, in fp32.
+    """The grouped convolution over positions, [batch, channel, frame], and its activation, computed in fp32.
 
     With 128 taps it takes half the time by Fourier transforms of segments that overlap by a kernel less one frame (the
     overlap-save method: T. G. Stockham, High-Speed Convolution and Correlation, 1966): in each frequency a product of a
@@ -278,12 +284,12 @@ class FourierConvolution(nn.Module):
         step = self.segment - self.kernel + 1
         segments = -(-frames // step)
         missing = (segments - 1) * step + self.segment - self.padding - hidden.shape[2]
-        heard = F.pad(hidden, (self.padding, missing)).unfold(2, self.segment, step)
+        heard = F.pad(hidden.float(), (self.padding, missing)).unfold(2, self.segment, step)
         spectra = torch.fft.rfft(heard).unflatten(1, (self.groups, -1))  # [batch, group, in, segment, frequency]
         rows = spectra.permute(4, 1, 0, 3, 2).reshape(len(self.spectra), batch * segments, -1)
         product = torch.bmm(rows, self.spectra).view(-1, self.groups, batch, segments, rows.shape[2])
         out = torch.fft.irfft(product.permute(2, 1, 4, 3, 0).flatten(1, 2), self.segment)[..., :step]
-        out = out.flatten(2)[:, :, :frames] + self.bias[:, None]
+        out = (out.flatten(2)[:, :, :frames] + self.bias[:, None]).to(hidden.dtype)
         return gelu_(out) if is_gelu(self.activation) else cast(Tensor, self.activation(out))
 
 
