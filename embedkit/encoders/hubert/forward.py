@@ -319,18 +319,19 @@ class PositionalConvolution(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         frames = hidden.shape[2] + 2 * self.padding - self.kernel + 1
-        clips = [torch.cat(list(self.parts(clip, frames)), 3)[:, :, 0] for clip in hidden.transpose(1, 2)]
-        out = torch.cat(clips)[:, :, :frames]
+        clips = [torch.cat(list(self.parts(clip, frames)))[:frames] for clip in hidden.transpose(1, 2)]
+        out = torch.stack(clips).transpose(1, 2)
         return out if is_gelu(self.activation) else cast(Tensor, self.activation(out))
 
     def parts(self, clip: Tensor, frames: int) -> Iterator[Tensor]:
-        """The result for one clip [frame, channel], in parts [1, channel, 1, width] that are together long enough."""
+        """The result for one clip [frame, channel], in parts [width, channel] that are together long enough."""
         attribute = "gelu" if is_gelu(self.activation) else "none"
         longest = self.WIDTHS[-1]
         for start in range(0, frames, longest):
             width = next(w for w in self.WIDTHS if w >= min(frames - start, longest))
             first, last = start - self.padding, start - self.padding + width + self.kernel - 1
             heard = F.pad(clip[max(0, first) : last], (0, 0, max(0, -first), max(0, last - len(clip))))
-            yield torch.ops.mkldnn._convolution_pointwise(
+            out = torch.ops.mkldnn._convolution_pointwise(
                 heard.t()[None, :, None], self.weights[width], self.bias, *self.how, attribute, [], "none"
             )
+            yield out[0, :, 0].t()
