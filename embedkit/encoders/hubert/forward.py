@@ -287,8 +287,8 @@ class FourierConvolution(nn.Module):
         heard = F.pad(hidden.float(), (self.padding, missing)).unfold(2, self.segment, step)
         spectra = torch.fft.rfft(heard).unflatten(1, (self.groups, -1))  # [batch, group, in, segment, frequency]
         rows = spectra.permute(4, 1, 0, 3, 2).reshape(len(self.spectra), batch * segments, -1)
-        product = torch.bmm(rows, self.spectra).view(-1, self.groups, batch, segments, rows.shape[2])
-        out = torch.fft.irfft(product.permute(2, 1, 4, 3, 0).flatten(1, 2), self.segment)[..., :step]
+        spectra = torch.bmm(rows, self.spectra).view(-1, self.groups, batch, segments, rows.shape[2])
+        out = torch.fft.irfft(spectra.permute(2, 1, 4, 3, 0).flatten(1, 2), self.segment)[..., :step]
         out = (out.flatten(2)[:, :, :frames] + self.bias[:, None]).to(hidden.dtype)
         return gelu_(out) if is_gelu(self.activation) else cast(Tensor, self.activation(out))
 
