@@ -100,6 +100,11 @@ def cut(wave: Wave, sound: Sound) -> Wave:
     return wave[: round(sound.max_seconds * RATE)] if sound.max_seconds else wave
 
 
+def padded_length(sound: Sound) -> int:
+    """Up to how many samples an encoder appends zeros to a clip before it pools all frames; 0: it does not."""
+    return round(sound.max_seconds * RATE) if sound.pad else 0
+
+
 def refuse_silence(wave: Wave) -> None:
     """Raise ClipError where the largest |sample| is below 1e-4: such a clip is noise of the recorder, not speech."""
     peak = float(np.abs(wave).max(initial=0.0))

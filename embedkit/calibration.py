@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from embedkit.cards import CLASSES
+from embedkit.classes import CLASSES
 
 Array = npt.NDArray[np.float64]
 Words = Sequence[str] | npt.NDArray[np.str_]

@@ -37,18 +37,18 @@ def demo(folder: Path) -> dict[str, Any]:
     shown = f"embedkit --workspace {folder}"
 
     with _step(f"{shown} extract --corpus iemocap --encoder {encoder} --views {VIEWS}", seconds):
-        from embedkit.extract import extract
+        from embedkit.extract import extract_corpus
 
         recipe = cards.read(cards.Recipe, workspace.card("cache", "exact"))
-        cached = extract(workspace, "iemocap", recipe=recipe, encoder=encoder, views=VIEWS)
+        cached = extract_corpus(workspace, "iemocap", recipe=recipe, encoder=encoder, views=VIEWS)
     with _step(f"{shown} study --folds loso --encoder {encoder}", seconds):
-        from embedkit.study import run
+        from embedkit.study import run_single_study
 
-        study = run(workspace, flags={"folds": "loso", "encoder": encoder})
+        study = run_single_study(workspace, flags={"folds": "loso", "encoder": encoder})
     with _step(f"{shown} stitch-export --clips {CLIPS}", seconds):
-        from embedkit.export import stitch
+        from embedkit.export import stitch_study
 
-        model = stitch(workspace, clips=CLIPS)
+        model = stitch_study(workspace, clips=CLIPS)
     with _step(f"{shown} predict {model['model']} {note}", seconds):
         from embedkit.runtime import Predictor
 
@@ -84,7 +84,7 @@ def _corpus(workspace: Workspace) -> Path:
 def _encoder(workspace: Workspace) -> tuple[str, str]:
     """DistilHuBERT where it is cached or quickly had, else seeded random weights in its exact geometry."""
     from embedkit import encoders
-    from embedkit.encoders import random_weights
+    from embedkit.encoders import _random_weights as random_weights
 
     try:
         return encoders.resolve("ntu-spml/distilhubert").id, "pretrained"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,16 +15,20 @@ def cores() -> int:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """torch, BLAS and OpenMP with one thread, as a worker of a pass has it; as they were afterwards."""
-    import torch
+    """BLAS, OpenMP and torch (where it is loaded) with one thread, and as they were afterwards.
 
+    Sums then have one order on every machine, and what runs side by side is not in each other's way.
+    """
     # threadpoolctl: sets the threads of BLAS and OpenMP in a process that runs already.
     from threadpoolctl import threadpool_limits
 
-    before = torch.get_num_threads()
+    torch = sys.modules.get("torch")  # importing it here would cost a study that has no need of it two seconds
+    before = torch.get_num_threads() if torch else 0
     with threadpool_limits(1):
-        torch.set_num_threads(1)
+        if torch:
+            torch.set_num_threads(1)
         try:
             yield
         finally:
-            torch.set_num_threads(before)
+            if torch:
+                torch.set_num_threads(before)

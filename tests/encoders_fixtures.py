@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from embedkit.encoders.random_weights import DISTILHUBERT, hubert_geometry
+from embedkit.encoders import DISTILHUBERT, hubert_geometry
 
 TINY = {
     **DISTILHUBERT,

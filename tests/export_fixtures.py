@@ -34,8 +34,8 @@ def studied(root: Path, encoder: Path, csv: Path, recipe: str) -> workspace.Work
     space = workspace.init(root)
     (root / "embedkit.toml").write_text(f'[corpora]\nclips = "{csv}"\n')
     card = cards.read(cards.Recipe, space.card("cache", recipe))
-    extract.extract(space, "clips", recipe=card, encoder=str(encoder), views=0, jobs=1, progress=False)
+    extract.extract_corpus(space, "clips", recipe=card, encoder=str(encoder), views=0, jobs=1, progress=False)
     flags = {"corpus": "clips", "recipe": recipe, "encoder": str(encoder), "folds": "speaker"}
     flags["heads"] = ["logistic", "lightgbm"]
-    study.run(space, flags=flags, settings={"folds.k": 4}, name="made")
+    study.run_single_study(space, flags=flags, settings={"folds.k": 4}, name="made")
     return space

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from embedkit.runtime import sign
+from embedkit.runtime.model import sign
 
 LABELS = ["anger", "happiness", "neutral", "sadness"]
 SLOPE = np.array([[20.0, 5.0, -5.0, -20.0]], np.float32)  # loud sounds angry, quiet sounds sad

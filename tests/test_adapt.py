@@ -7,7 +7,7 @@ import pytest
 from scipy import linalg
 from sklearn.preprocessing import StandardScaler
 
-from embedkit import adapt
+from embedkit.study import adapt
 
 
 @pytest.fixture

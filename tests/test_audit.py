@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from study_caches import make_workspace, utterances, write_cache
 
-from embedkit import audit, cli, study
+from embedkit import cli, study
 from embedkit.corpora import Utterance
 from embedkit.errors import CardError, StudyError
-from embedkit.folds import Fold
 from embedkit.heads import logistic
-from embedkit.plan import Plan, ask, plan
+from embedkit.study import Fold, StudyPlan, plan_study, resolve_study
+from embedkit.study import leakage as audit
+from embedkit.study.audit import _scalers
 from embedkit.workspace import Workspace
 
 
@@ -27,11 +28,11 @@ def workspace(tmp_path: Path) -> Workspace:
     return make_workspace(tmp_path)
 
 
-def planned(workspace: Workspace, settings: dict[str, Any] | None = None, **flags: Any) -> Plan:
-    return plan(workspace, *ask(workspace, flags={"heads": ["net"], **flags}, settings=settings))
+def planned(workspace: Workspace, settings: dict[str, Any] | None = None, **flags: Any) -> StudyPlan:
+    return plan_study(workspace, *resolve_study(workspace, flags={"heads": ["net"], **flags}, settings=settings))
 
 
-def found(p: Plan) -> dict[str, audit.Finding]:
+def found(p: StudyPlan) -> dict[str, audit.Finding]:
     findings = audit.audit(p)
     assert len({f.check for f in findings}) == len(findings)
     return {f.check: f for f in findings}
@@ -46,7 +47,7 @@ def number(u: Utterance) -> int:
     return int(u.id.split("-")[-1])
 
 
-def crossing_by_hand(p: Plan, key: Sequence[str]) -> set[str]:
+def crossing_by_hand(p: StudyPlan, key: Sequence[str]) -> set[str]:
     """A slow original: what two rows on different sides of a fold share."""
     shared = set()
     for fold in p.folds:
@@ -216,9 +217,9 @@ def test_a_bad_card_is_refused_before_anything_trains(workspace: Workspace, monk
     with monkeypatch.context() as m:
         m.setattr(study.Bench, "train", lambda *_: pytest.fail("trained"))
         with pytest.raises(StudyError, match=r'leak speakers: 10 of 10 .*audit.allow=\["speaker"\]') as caught:
-            study.run(workspace, name)
+            study.run_single_study(workspace, name)
     assert "\n" not in str(caught.value) and not (workspace.studies / name).exists()
-    doc = study.run(workspace, name, settings={"audit.allow": ["speaker"]})
+    doc = study.run_single_study(workspace, name, settings={"audit.allow": ["speaker"]})
     assert [(f["check"], f["verdict"]) for f in doc["audit"]] == [("speaker", "allowed")]
     assert "leak speakers: 10 of 10 tested" in doc["table"]
     kept = json.loads((workspace.studies / name / "audit.json").read_text())
@@ -234,7 +235,7 @@ def test_the_verb_ends_with_1_where_something_leaks(workspace: Workspace, capsys
     assert cli.run([*here, str(workspace.studies / "bad.toml"), "--json"]) == 1
     doc = json.loads(capsys.readouterr().out)
     assert (doc["study"], doc["passed"], doc["findings"][0]["count"]) == ("bad", False, 10)
-    study.run(workspace, name, settings={"audit.allow": ["speaker"]})
+    study.run_single_study(workspace, name, settings={"audit.allow": ["speaker"]})
     assert cli.run([*here, name]) == 0
     assert "allowed  speaker" in capsys.readouterr().out
     assert cli.run([*here, "bda", "--json"]) == 2
@@ -248,7 +249,7 @@ def test_a_shuffle_is_asked_for_and_tells_its_leak(workspace: Workspace) -> None
     rows = utterances("iemocap", 10, 4)
     write_cache(workspace.root, rows, twins=[(i, len(rows) - 2 - i) for i in range(60)])
     with pytest.raises(StudyError, match=r'leak recordings.*audit.allow=\["recording"\]'):
-        study.run(workspace, flags={"heads": ["quick"], "folds": "shuffle"})
+        study.run_single_study(workspace, flags={"heads": ["quick"], "folds": "shuffle"})
 
 
 def test_an_unknown_allowance_is_refused(workspace: Workspace) -> None:
@@ -265,7 +266,7 @@ def test_an_unknown_allowance_is_refused(workspace: Workspace) -> None:
 @pytest.fixture
 def finished(workspace: Workspace) -> Workspace:
     flags = {"heads": ["quick", "net"], "trials": 1, "seeds": 2, "mix": ["crema-d=0.5"]}
-    study.run(workspace, flags=flags, settings={"heads.net.standardize": True}, name="s")
+    study.run_single_study(workspace, flags=flags, settings={"heads.net.standardize": True}, name="s")
     return workspace
 
 
@@ -274,7 +275,7 @@ def test_a_finished_study_is_held_against_its_record(finished: Workspace) -> Non
     doc = study.audited(finished, "s")
     assert doc["checked"][-3:] == ["fit", "search", "scaler"] and doc["passed"] and not doc["findings"]
     assert json.loads((finished.studies / "s" / "audit.json").read_text()) == doc
-    scalers = list(study._scalers(study.open_study(finished, "s").plan))
+    scalers = list(_scalers(study.open_study(finished, "s").plan))
     assert len(scalers) == 10 and all(np.abs(s.mean).max() > 0.01 for s in scalers)  # five folds of two heads
     unit, p = json.loads((finished.studies / "s" / "units.json").read_text())[0], study.open_study(finished, "s").plan
     rows = np.concatenate([p.folds[0].train, p.arms["iemocap+crema-d=0.5"]])
@@ -285,7 +286,7 @@ def test_a_fit_that_saw_test_rows_fails(workspace: Workspace, monkeypatch: pytes
     """A bench that hands test rows to one fold's fit: the study ends without results, and says which fit."""
     init = study.Bench.__init__
 
-    def leaky(self: study.Bench, p: Plan) -> None:
+    def leaky(self: study.Bench, p: StudyPlan) -> None:
         third = replace(p.folds[2], train=np.r_[p.folds[2].train, p.folds[2].test[:1]])
         init(self, replace(p, folds=[*p.folds[:2], third, *p.folds[3:]]))
 
@@ -293,7 +294,7 @@ def test_a_fit_that_saw_test_rows_fails(workspace: Workspace, monkeypatch: pytes
     with monkeypatch.context() as m:
         m.setattr(study.Bench, "__init__", leaky)
         with pytest.raises(StudyError, match=said):
-            study.run(workspace, flags={"heads": ["quick"]}, name="s", jobs=1)
+            study.run_single_study(workspace, flags={"heads": ["quick"]}, name="s", jobs=1)
     assert not (workspace.studies / "s" / "results.json").exists()
     doc = study.audited(workspace, "s")
     assert {f["check"]: f["folds"] for f in doc["findings"]} == {"fit": ["Ses03"], "scaler": ["Ses03"]}
@@ -305,7 +306,7 @@ def test_a_scaler_that_saw_other_rows_fails(workspace: Workspace, monkeypatch: p
     standard = logistic.standard
     with monkeypatch.context() as m:
         m.setattr(logistic, "standard", lambda X: standard(np.concatenate([X, X[:1]])))  # one row twice
-        study.run(workspace, flags={"heads": ["quick"]}, name="s")
+        study.run_single_study(workspace, flags={"heads": ["quick"]}, name="s")
     doc = study.audited(workspace, "s")
     assert [(f["check"], f["verdict"], f["count"]) for f in doc["findings"]] == [("scaler", "fail", 5)]
 

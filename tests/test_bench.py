@@ -140,7 +140,7 @@ def test_products_are_what_an_encoder_multiplies(tmp_path: Path) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     from embedkit import encoders
-    from embedkit.encoders.random_weights import DISTILHUBERT
+    from embedkit.encoders import DISTILHUBERT
 
     config = {**DISTILHUBERT, **TINY}
     model, _ = encoders.pretrained(bench.encoder(tmp_path, TOY))

@@ -19,7 +19,7 @@ import pytest
 import soundfile
 
 from embedkit import audio, cache, cards
-from embedkit.cache import Cache, Identity
+from embedkit.cache import Cache, Identity, _create
 from embedkit.corpora import Utterance
 from embedkit.encoders import Spec
 from embedkit.errors import CacheError
@@ -126,7 +126,7 @@ def test_a_file_that_cannot_be_laid_out_leaves_the_old_one(
     full: tuple[Path, npt.NDArray[np.float16]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, x = full
-    monkeypatch.setattr(cache, "_attributes", lambda _: {"x": object()})
+    monkeypatch.setattr(_create, "_attributes", lambda _: {"x": object()})
     with pytest.raises(CacheError, match="cannot be written"):
         cache.create(path, IDENTITY, utterances(), LAYERS, DIM)
     with Cache.open(path) as file:

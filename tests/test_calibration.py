@@ -11,7 +11,7 @@ from sklearn import metrics as sk
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from embedkit import calibration
-from embedkit.cards import CLASSES
+from embedkit.classes import CLASSES
 
 NAMES = np.array(CLASSES)
 

@@ -21,13 +21,14 @@ import pytest
 import soundfile
 from encoders_fixtures import tiny_hubert
 
-from embedkit import cards, encoders
-from embedkit import extract as module
+from embedkit import cache, cards, encoders
 from embedkit.cache import DONE, MISSING, Cache, Identity
-from embedkit.corpora import Utterance
+from embedkit.corpora import Utterance, select, spread
 from embedkit.encoders import Spec
 from embedkit.errors import CacheError, ClipError, CorpusError, EmbedkitError, UserError
-from embedkit.extract import Clip, Held, Plan, Task, extract, plan, select, spread, spread_out
+from embedkit.extract import Clip, ExtractPlan, Held, Listen, Task, encode, extract_corpus, plan_pass
+from embedkit.extract import run as pass_run
+from embedkit.workers import AHEAD, map_in_workers
 from embedkit.workspace import Workspace, init
 
 LABELS = {"anger": ["ang"], "happiness": ["hap", "exc"]}
@@ -93,7 +94,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 def run(workspace: Workspace, root: Path, **more: Any) -> dict[str, Any]:
-    return extract(workspace, "mine", **{"root": root, "recipe": PLAIN, "jobs": 1, "device": "cpu", **more})
+    return extract_corpus(workspace, "mine", **{"root": root, "recipe": PLAIN, "jobs": 1, "device": "cpu", **more})
 
 
 def opened(workspace: Workspace, recipe: str = "plain") -> Cache:
@@ -134,9 +135,11 @@ def test_rows_are_those_of_the_label_map_or_all() -> None:
         select("iemocap", there[1:2], LABELS, "mapped")
 
 
-def planned(held: Held | None, limit: int | None = None, labels: str = "mapped", views: int = 2, n: int = 6) -> Plan:
+def planned(
+    held: Held | None, limit: int | None = None, labels: str = "mapped", views: int = 2, n: int = 6
+) -> ExtractPlan:
     wanted = Identity.of("iemocap", cards.Recipe(views=views), SPEC, labels=labels)
-    return plan(Path("x.h5"), wanted, [*rows(n), Utterance("other", "f", "xxx", "s")], LABELS, limit, held)
+    return plan_pass(Path("x.h5"), wanted, [*rows(n), Utterance("other", "f", "xxx", "s")], LABELS, limit, held)
 
 
 def held(views: int = 2, labels: str = "mapped", n: int = 6, done: tuple[int, ...] = (0, 1, 2)) -> Held:
@@ -242,11 +245,11 @@ def test_a_label_line_without_its_wav_is_skipped(workspace: Workspace, tmp_path:
     lines = [f"[0.0 - 1.0]\t{name}_F00{i}\t{label}\t[2.5, 2.5, 2.5]" for i, label in enumerate(("ang", "xxx", "neu"))]
     sheet.write_text("% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\n\n" + "\n".join(lines) + "\n")
     record(wavs / f"{name}_F002.wav", 0)
-    report = extract(workspace, "iemocap", root=tmp_path / "IEMOCAP", recipe=PLAIN, jobs=1, device="cpu")
+    report = extract_corpus(workspace, "iemocap", root=tmp_path / "IEMOCAP", recipe=PLAIN, jobs=1, device="cpu")
     assert (report["rows"], report["done"]) == (2, 1) and report["skipped"][0]["id"] == f"{name}_F000"
     with pytest.raises(CacheError, match="labels: all here"):
-        extract(workspace, "iemocap", root=tmp_path / "IEMOCAP", recipe=PLAIN, labels="all", device="cpu")
-    every = extract(
+        extract_corpus(workspace, "iemocap", root=tmp_path / "IEMOCAP", recipe=PLAIN, labels="all", device="cpu")
+    every = extract_corpus(
         workspace, "iemocap", root=tmp_path / "IEMOCAP", recipe=PLAIN, labels="all", device="cpu", jobs=1, fresh=True
     )
     assert (every["rows"], every["done"], len(every["skipped"])) == (3, 1, 2)
@@ -337,8 +340,8 @@ def test_batches_on_a_gpu_give_what_single_clips_give(
     record(mine.parent / "1.wav", 1, peak=0)
     soundfile.write(mine.parent / "4.wav", np.full(50, 0.5), 16000)
     one_by_one = run(workspace, mine)
-    monkeypatch.setattr(module, "_device", lambda _: "cuda")
-    monkeypatch.setattr(module, "BATCH_SECONDS", 0.6)
+    monkeypatch.setattr(encode, "_device", lambda _: "cuda")
+    monkeypatch.setattr(encode, "BATCH_SECONDS", 0.6)
     if not batches:  # an encoder that takes one clip at a time
         monkeypatch.delattr(Fake, "pool_many")
     together = run(workspace, mine, recipe=PLAIN.model_copy(update={"name": "gpu"}))
@@ -373,9 +376,9 @@ def test_an_interrupt_keeps_what_was_done(workspace: Workspace, mine: Path, monk
         if (file.done == DONE).sum() == 3:
             raise KeyboardInterrupt
 
-    write = module._write
+    write = pass_run._write
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_write", interrupted)
+        patch.setattr(pass_run, "_write", interrupted)
         with pytest.raises(EmbedkitError, match=r"stopped; 3 of 8 rows are kept, and the same command"):
             run(workspace, mine)
     assert run(workspace, mine)["done"] == 8
@@ -441,12 +444,12 @@ SPEC = Spec("tiny", Path("nowhere"), "", "digest", True, "hubert", 2, 4, 1)
 encoders.resolve, encoders.load = lambda name: SPEC, load
 
 if __name__ == "__main__":
-    from embedkit.extract import extract
+    from embedkit.extract import extract_corpus
     root, corpus, jobs, name = sys.argv[1:]
     recipe = cards.Recipe(name=name, views=0, sound=cards.Sound(trim_db=0, pre_emphasis=0, peak=0))
     try:
         workspace, corpus = Workspace.find(Path(root)), Path(corpus)
-        report = extract(workspace, "mine", root=corpus, recipe=recipe, jobs=int(jobs), device="cpu")
+        report = extract_corpus(workspace, "mine", root=corpus, recipe=recipe, jobs=int(jobs), device="cpu")
     except EmbedkitError as error:
         sys.exit(f"{error.exit_code}: {error}")
     print(report["done"], len(report["skipped"]))
@@ -565,13 +568,13 @@ def test_no_more_tasks_are_in_flight_than_workers_need() -> None:
             taken.append(i)
             yield Task(i, rows(1)[0])
 
-    answers = spread_out(Clip, tasks(), 1)  # type: ignore[arg-type]
+    answers = map_in_workers(Clip, tasks(), 1)  # type: ignore[arg-type]
     for i, _ in enumerate(answers):
         assert len(taken) == i + 1
     taken.clear()
-    answers = spread_out(module.Listen(Path("/nowhere"), PLAIN, 0), tasks(), 2)
+    answers = map_in_workers(Listen(Path("/nowhere"), PLAIN, 0), tasks(), 2)
     for i, clip in enumerate(answers):
-        assert clip.reason == "no such file" and len(taken) <= i + 1 + 2 * module.AHEAD
+        assert clip.reason == "no such file" and len(taken) <= i + 1 + 2 * AHEAD
     assert taken == list(range(40)) and i == 39
 
 
@@ -589,14 +592,14 @@ def test_clips_are_fetched_ahead_and_no_further() -> None:
         finally:
             closed.set()
 
-    ahead = module._ready_ahead(make(), 3)
+    ahead = encode._ready_ahead(make(), 3)
     assert next(ahead).row == 0
     until(lambda: len(made) == 5)  # one taken, three ready, one in the maker's hand
     ahead.close()  # type: ignore[attr-defined]
     assert closed.is_set() and len(made) == 5
-    assert [clip.row for clip in module._ready_ahead(make(), 3)] == list(range(20))
+    assert [clip.row for clip in encode._ready_ahead(make(), 3)] == list(range(20))
     with pytest.raises(EmbedkitError, match="broken"):
-        list(module._ready_ahead(make(fails=True), 3))
+        list(encode._ready_ahead(make(fails=True), 3))
 
 
 # ---------------------------------------------------------------- with a real encoder
@@ -619,7 +622,7 @@ def test_a_real_encoder_gives_the_same_bits_whatever_the_jobs(workspace: Workspa
     encoder = encoders.load(encoders.resolve(str(tiny)))
     with opened(workspace, "one") as file:
         x = file.features(layers=(0, 1, 2), stats=(0, 1))
-        assert not module.cache.verify(file.path, mine)["problems"]
+        assert not cache.verify(file.path, mine)["problems"]
     for i in range(8):
         prepared = audio.prepare(audio.read(mine.parent / f"{i}.wav"), recipe.sound)
         np.testing.assert_allclose(x[i, 0], encoder.pool(prepared), rtol=1e-3, atol=1e-3)

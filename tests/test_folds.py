@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedkit import folds
 from embedkit.errors import StudyError
+from embedkit.study import folds
 
 CLASSES = np.array(["anger", "happiness", "neutral", "sadness"])
 

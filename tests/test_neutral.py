@@ -13,11 +13,14 @@ import soundfile
 from runtime_fixtures import build
 from study_caches import DIM, make_workspace, utterances
 
-from embedkit import calibration, cli, heads, neutral, study
+from embedkit import calibration, cli, heads, study
 from embedkit.audio import RATE
-from embedkit.cards import CLASSES
+from embedkit.classes import CLASSES
 from embedkit.corpora import Utterance
 from embedkit.errors import CorpusError, StudyError, UserError
+from embedkit.evaluation import long
+from embedkit.evaluation.composition import _groups
+from embedkit.evaluation.table import text
 from embedkit.runtime import Predictor, speech
 from embedkit.workspace import Workspace
 
@@ -54,7 +57,7 @@ def corpus(folder: Path, speakers: int = 3, each: int = 6) -> list[Utterance]:
 
 
 def measured(predictor: Predictor, rows: list[Utterance], folder: Path, **composition: Any) -> dict[str, Any]:
-    result = neutral.measure(neutral.Judges(predictor), rows, folder, MAP, neutral.Composition(**composition))
+    result = long.measure(long.Judges(predictor), rows, folder, MAP, long.Composition(**composition))
     json.dumps(result, allow_nan=False)
     return result
 
@@ -75,7 +78,7 @@ def pauses(wave: np.ndarray, clips: list[np.ndarray]) -> Iterator[np.ndarray]:
 def test_a_recording_is_what_it_says() -> None:
     """Clips as they are, pauses of the lengths asked for, each silent or noise 30 dB below the clips (to 0.4 dB)."""
     clips = [square(level, 0.5) for level in (0.5, 0.25, 0.125)]
-    composition = neutral.Composition(gap=(0.3, 0.9))
+    composition = long.Composition(gap=(0.3, 0.9))
     found = [p for name in "abcdefgh" for p in pauses(composition.compose(clips, name), clips)]
     assert all(round(0.3 * RATE) <= len(p) <= round(0.9 * RATE) for p in found)
     assert len({len(p) for p in found}) > 20
@@ -90,16 +93,16 @@ def test_a_recording_is_what_it_says() -> None:
 def test_the_same_name_gives_the_same_recording() -> None:
     """Whatever was composed before; another name or another seed gives another one."""
     clips = [square(0.5, 0.2)]
-    once, again = neutral.Composition(), neutral.Composition()
+    once, again = long.Composition(), long.Composition()
     again.compose(clips, "other")
     assert np.array_equal(once.compose(clips, "name"), again.compose(clips, "name"))
     assert not np.array_equal(once.compose(clips, "name"), once.compose(clips, "another"))
-    assert not np.array_equal(once.compose(clips, "name"), neutral.Composition(seed=1).compose(clips, "name"))
+    assert not np.array_equal(once.compose(clips, "name"), long.Composition(seed=1).compose(clips, "name"))
 
 
 def test_no_noise_and_no_pause() -> None:
     clips = [square(0.5, 0.2), square(0.1, 0.3)]
-    assert np.array_equal(neutral.Composition(gap=(0, 0)).compose(clips, "name"), np.concatenate(clips))
+    assert np.array_equal(long.Composition(gap=(0, 0)).compose(clips, "name"), np.concatenate(clips))
 
 
 @pytest.mark.parametrize(
@@ -107,7 +110,7 @@ def test_no_noise_and_no_pause() -> None:
 )
 def test_what_cannot_be_composed(bad: Mapping[str, Any]) -> None:
     with pytest.raises(UserError, match="expected at least 1 clip") as caught:
-        neutral.Composition(**bad)
+        long.Composition(**bad)
     assert "\n" not in str(caught.value)
 
 
@@ -116,7 +119,7 @@ def test_every_clip_is_in_one_recording(predictor: Predictor, tmp_path: Path) ->
     rows = corpus(tmp_path)
     classes = [row.label for row in rows]
     for clips, sizes in ((4, [6]), (3, [3, 3]), (9, [6]), (1, [1] * 6)):
-        groups = list(neutral._groups(rows, classes, neutral.Judges(predictor), neutral.Composition(clips=clips)))
+        groups = list(_groups(rows, classes, long.Judges(predictor), long.Composition(clips=clips)))
         assert sorted(row.id for g in groups for row in g.rows) == sorted(row.id for row in rows)
         assert [len(g.rows) for g in groups] == sizes * 6
         assert all({(row.speaker, row.label) for row in g.rows} == {(g.speaker, g.truth)} for g in groups)
@@ -155,10 +158,10 @@ def test_the_confusion_is_counted_as_it_is_answered(predictor: Predictor, tmp_pa
     """Against the four ways written out: predict with and without detection on a file, the first 8 s, clip by clip."""
     rows = corpus(tmp_path, speakers=2)
     result = measured(predictor, rows, tmp_path, clips=2, gap=(0.2, 3))
-    groups = neutral._groups(
-        rows, [r.label for r in rows], neutral.Judges(predictor), composition := neutral.Composition(2, (0.2, 3))
+    groups = _groups(
+        rows, [r.label for r in rows], long.Judges(predictor), composition := long.Composition(2, (0.2, 3))
     )
-    tables = {way: np.zeros((4, 4), int) for way in neutral.WAYS}
+    tables = {way: np.zeros((4, 4), int) for way in long.WAYS}
     for group in groups:
         clips = [soundfile.read(tmp_path / row.file, dtype="float32")[0] for row in group.rows]
         wave = composition.compose(clips, group.name)
@@ -192,7 +195,7 @@ def test_recordings_without_an_answer_are_wrong(
     assert deaf["precision"]["anger"]["estimate"] is None
     assert result["ways"]["clips"]["no_answer"] == 0
     assert result["ways"]["clips"]["wa"]["estimate"] == 1
-    assert "12\n" in neutral.text({**result, "corpus": "made", "heads": "the file's own", "notes": []})
+    assert "12\n" in text({**result, "corpus": "made", "heads": "the file's own", "notes": []})
 
 
 def test_clips_that_cannot_be_used(predictor: Predictor, tmp_path: Path) -> None:
@@ -219,7 +222,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A workspace with a finished study of made-up features: three speakers, three folds."""
     workspace = make_workspace(tmp_path_factory.mktemp("neutral"))
     flags = {"corpus": "ravdess", "folds": "speaker", "heads": ["quick"]}
-    study.run(workspace, flags=flags, name="mine")
+    study.run_single_study(workspace, flags=flags, name="mine")
     return workspace
 
 
@@ -231,7 +234,7 @@ def exported(folder: Path, **changes: str | None) -> Predictor:
 def test_each_utterance_is_judged_by_the_head_of_its_fold(finished: Workspace, tmp_path: Path) -> None:
     """The judge of each utterance is the head that its fold kept, which was not trained on it; with the temperature."""
     held = exported(tmp_path)
-    judges = neutral.fold_heads(held, finished)
+    judges = long.fold_heads(held, finished)
     opened = study.open_study(finished, "mine")
     rows = utterances("ravdess", 3, 5, sessions=False)
     known = [row for row in rows if row.label != "xxx"]
@@ -258,7 +261,7 @@ def test_files_that_no_study_has_heads_for(finished: Workspace, tmp_path: Path) 
         ({"head": "mlp"}, "mlp"),
     ):
         with pytest.raises(StudyError, match=why) as caught:
-            neutral.fold_heads(exported(tmp_path, **changes), finished)
+            long.fold_heads(exported(tmp_path, **changes), finished)
         assert "\n" not in str(caught.value)
 
 
@@ -282,8 +285,8 @@ def test_the_verb(
     assert cli.run([*begin, str(predictor.path), *ask, "--long", *more]) == 0
     shown = capsys.readouterr().out
     assert "called neutral" in shown and f"{said['ways']['windows']['ua']['estimate']:.3f}" in shown
-    assert neutral.has_heard(exported(tmp_path), finished, "ravdess")
-    assert not neutral.has_heard(exported(tmp_path), finished, "crema-d")
+    assert long.has_heard(exported(tmp_path), finished, "ravdess")
+    assert not long.has_heard(exported(tmp_path), finished, "crema-d")
     for wrong, why in (
         ([str(predictor.path), *ask, "--held-out"], "--held-out belongs to --long"),
         ([str(predictor.path), *ask, "--gap", "1", "2"], "--gap belongs to --long"),

@@ -18,7 +18,7 @@ import pytest
 
 from embedkit import cards
 from embedkit.errors import FitError, StudyError
-from embedkit.search import search, without_password
+from embedkit.study import search_parameters, without_password
 
 SPACE = {
     "x": cards.FloatRange(type="float", low=1e-3, high=10.0, log=True),
@@ -48,7 +48,7 @@ def storage(tmp_path: Path) -> str:
 def test_it_finds_the_peak_and_prunes_the_hopeless(tmp_path: Path) -> None:
     """The best of 40 trials is near the peak, all lie in the space, and pruned trials end before their last fold."""
     folds = Folds()
-    found = search("s", SPACE, folds, cards.Search(trials=40), storage(tmp_path))
+    found = search_parameters("s", SPACE, folds, cards.Search(trials=40), storage(tmp_path))
     assert found.trials == 40 == len(folds.params) and 0 < found.pruned < 40
     assert folds.scores < 5 * 40
     assert found.params["kind"] == "good" and 0.3 < found.params["x"] < 3
@@ -62,7 +62,7 @@ def test_the_same_seed_gives_the_same_trials(tmp_path: Path) -> None:
     asked = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         folds = Folds()
-        search(name, SPACE, folds, cards.Search(trials=15, seed=seed), storage(tmp_path))
+        search_parameters(name, SPACE, folds, cards.Search(trials=15, seed=seed), storage(tmp_path))
         asked.append(folds.params)
     assert asked[0] == asked[1] != asked[2]
 
@@ -77,11 +77,11 @@ def test_it_goes_on_where_it_stopped(tmp_path: Path) -> None:
         return folds(params)
 
     with pytest.raises(MemoryError):
-        search("s", SPACE, falls, cards.Search(trials=6), storage(tmp_path))
-    found = search("s", SPACE, folds, cards.Search(trials=6), storage(tmp_path), told.append)
+        search_parameters("s", SPACE, falls, cards.Search(trials=6), storage(tmp_path))
+    found = search_parameters("s", SPACE, folds, cards.Search(trials=6), storage(tmp_path), told.append)
     assert found.trials == 6 == len(folds.params) and told == [3, 4, 5, 6]
     assert len({p["x"] for p in folds.params}) == 6
-    search("s", SPACE, folds, cards.Search(trials=6), storage(tmp_path))
+    search_parameters("s", SPACE, folds, cards.Search(trials=6), storage(tmp_path))
     assert len(folds.params) == 6
 
 
@@ -89,7 +89,9 @@ def test_what_was_killed_does_not_count(tmp_path: Path) -> None:
     """A trial that a dead process left running is done again by another; with one process or two the points differ."""
     optuna.create_study(study_name="s", storage=storage(tmp_path), direction="maximize").ask()
     folds = Folds()
-    assert search("s", SPACE, folds, cards.Search(trials=4), storage(tmp_path)).trials == 4 == len(folds.params)
+    assert (
+        search_parameters("s", SPACE, folds, cards.Search(trials=4), storage(tmp_path)).trials == 4 == len(folds.params)
+    )
     states = [t.state for t in optuna.load_study(study_name="s", storage=storage(tmp_path)).trials]
     assert states[0] == optuna.trial.TrialState.RUNNING and len(states) == 5
 
@@ -103,7 +105,7 @@ def test_a_trial_that_cannot_be_fitted_counts_and_costs_no_other(tmp_path: Path)
             raise FitError("singular matrix")
         yield from folds(params)
 
-    found = search("s", SPACE, picky, cards.Search(trials=12, pruner="none"), storage(tmp_path))
+    found = search_parameters("s", SPACE, picky, cards.Search(trials=12, pruner="none"), storage(tmp_path))
     assert found.trials == 12 == found.failed + len(folds.params) and found.failed > 0
     assert found.params["kind"] != "bad"
 
@@ -112,7 +114,7 @@ def test_a_trial_that_cannot_be_fitted_counts_and_costs_no_other(tmp_path: Path)
         yield
 
     with pytest.raises(StudyError, match="none of 3 trials could be fitted; the first: singular matrix"):
-        search("t", SPACE, never, cards.Search(trials=3), storage(tmp_path))
+        search_parameters("t", SPACE, never, cards.Search(trials=3), storage(tmp_path))
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +149,7 @@ def share(url: str, trials: int, told: Path) -> None:
             time.sleep(0.01)
             yield score
 
-    found = search("shared", SPACE, slowly, cards.Search(trials=trials), url)
+    found = search_parameters("shared", SPACE, slowly, cards.Search(trials=trials), url)
     told.write_text(json.dumps([len(folds.params), found.trials, found.value, found.params]))
 
 
@@ -201,21 +203,23 @@ def test_a_study_searches_in_postgresql_and_goes_on_after_a_kill(tmp_path: Path,
 def test_without_a_pruner_every_fold_counts(tmp_path: Path) -> None:
     """pruner = "none": five scores a trial; sampler = "random" runs too."""
     folds = Folds()
-    found = search("s", SPACE, folds, cards.Search(trials=12, pruner="none", sampler="random"), storage(tmp_path))
+    found = search_parameters(
+        "s", SPACE, folds, cards.Search(trials=12, pruner="none", sampler="random"), storage(tmp_path)
+    )
     assert found.pruned == 0 and folds.scores == 60
 
 
 def test_a_storage_that_cannot_be_used_is_named_without_its_password() -> None:
     """One line with the storage; the password stays out of it."""
     with pytest.raises(StudyError, match=r"storage nodb://me:\*\*\*@host/x cannot be used") as caught:
-        search("s", SPACE, Folds(), cards.Search(trials=1), "nodb://me:secret@host/x")
+        search_parameters("s", SPACE, Folds(), cards.Search(trials=1), "nodb://me:secret@host/x")
     assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
     assert without_password("sqlite:///a/b.db") == "sqlite:///a/b.db"
 
 
 def test_optuna_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Its log line for every trial would drown the progress."""
-    search("s", SPACE, Folds(), cards.Search(trials=2), storage(tmp_path))
+    search_parameters("s", SPACE, Folds(), cards.Search(trials=2), storage(tmp_path))
     assert capsys.readouterr() == ("", "")
     assert optuna.logging.get_verbosity() == optuna.logging.ERROR
 
@@ -228,12 +232,12 @@ def test_a_study_searches_on_validation_and_trains_with_what_it_found(tmp_path: 
     from embedkit import study
 
     workspace = make_workspace(tmp_path)
-    doc = study.run(workspace, flags={"heads": ["quick"], "trials": 6}, name="searched")
+    doc = study.run_single_study(workspace, flags={"heads": ["quick"], "trials": 6}, name="searched")
     (entry,) = doc["search"]
     assert (entry["arm"], entry["head"], entry["layer"], entry["trials"]) == ("iemocap", "quick", 2, 6)
     assert entry["validation_ua"] == pytest.approx(doc["results"][0]["validation_ua"]["mean"], abs=1e-12)
     fixed = {"heads.quick.C": entry["params"]["C"]}
-    study.run(workspace, flags={"heads": ["quick"]}, settings=fixed, name="fixed")
+    study.run_single_study(workspace, flags={"heads": ["quick"]}, settings=fixed, name="fixed")
     records = [pd.read_parquet(workspace.studies / n / "predictions.parquet") for n in ("searched", "fixed")]
     pd.testing.assert_frame_equal(*records)
     assert (workspace.studies / "searched" / "search.db").is_file()
@@ -251,8 +255,8 @@ def test_a_search_never_sees_test_rows(tmp_path: Path) -> None:
 
     workspace = make_workspace(tmp_path)
     flags = {"heads": ["quick"], "trials": 5, "test": "ravdess"}
-    before = study.run(workspace, flags=flags, name="a")
+    before = study.run_single_study(workspace, flags=flags, name="a")
     write_cache(tmp_path, utterances("ravdess", 3, 5, sessions=False), signal=0.0)
-    after = study.run(workspace, flags=flags, name="b")
+    after = study.run_single_study(workspace, flags=flags, name="b")
     assert before["search"] == after["search"]
     assert before["results"][0]["ua"]["mean"] > after["results"][0]["ua"]["mean"]

@@ -15,11 +15,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from study_caches import make_workspace, utterances, write_cache
 
-from embedkit import adapt, plan, series, study
+from embedkit import study
 from embedkit.cache import Cache
-from embedkit.cards import CLASSES
+from embedkit.classes import CLASSES
 from embedkit.corpora import Utterance
 from embedkit.errors import CardError, EmbedkitError, StudyError
+from embedkit.study import adapt, series
+from embedkit.study.source import Source
 from embedkit.workspace import Workspace
 
 CHEAP = {  # a card of real heads, at the size of a test
@@ -53,7 +55,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 def run(workspace: Workspace, card: str, heads: list[str] | None = None, **settings: Any) -> dict[str, Any]:
     own = settings.pop("settings", {})
-    return series.run(workspace, card, {"heads": heads or [], **settings}, own, jobs=1)
+    return series.run_study(workspace, card, {"heads": heads or [], **settings}, own, jobs=1)
 
 
 def counted(counts: Mapping[str, list[list[int]]], corpus: str) -> list[Utterance]:
@@ -81,7 +83,7 @@ def test_the_papers_counts_and_weights(tmp_path: Path) -> None:
         if corpus == "crema-d":
             rows = [replace(u, label=u.label.upper(), session="") for u in rows]
         write_cache(tmp_path, rows, views=0)
-    doc = series.run(workspace, "paper-table-1")
+    doc = series.run_study(workspace, "paper-table-1")
     assert {row["verdict"] for row in doc["paper"]["rows"]} == {"as printed"} and len(doc["paper"]["rows"]) == 12
     weights = doc["class_weights"]["iemocap+crema-d"]
     assert [round(weights[c], 4) for c in CLASSES] == [1.0648, 0.9127, 0.9739, 1.0699]
@@ -149,13 +151,13 @@ def test_layers_and_statistics(workspace: Workspace) -> None:
     assert widths == [18, 36]
     head = parts[0].refit(study.Choice("iemocap", "net", "weighted"))
     assert len(head.layer_weights_) == 3 and head.n_features_in_ == 18
-    assert series.run(workspace, "layers", {"heads": ["net"]}, jobs=1) == doc  # resumes: nothing left to do
+    assert series.run_study(workspace, "layers", {"heads": ["net"]}, jobs=1) == doc  # resumes: nothing left to do
 
 
 def test_concatenated_layers_lie_one_after_the_other(workspace: Workspace) -> None:
     """Of a row: layer 0's mean and standard deviation, layer 1's, ..., as an exported body gives them."""
-    asked = plan.ask(workspace, "layers.mean-std", {"heads": ["net"]}, name="order")
-    bench = study.Bench(plan.plan(workspace, *asked))
+    asked = study.resolve_study(workspace, "layers.mean-std", {"heads": ["net"]}, name="order")
+    bench = study.Bench(study.plan_study(workspace, *asked))
     x = bench.features("concat", 0)[:, 0]
     for i, layer in enumerate(range(3)):
         np.testing.assert_array_equal(x[:, 12 * i : 12 * (i + 1)], bench.features(layer, 0)[:, 0])
@@ -192,7 +194,7 @@ def test_every_way_to_normalise(workspace: Workspace) -> None:
     doc = run(workspace, "normalisation", ["quick"])
     assert list(doc["parts"]) == ["none", "global", "corpus", "speaker", "coral", "corpus-coral"]
     assert any(n.startswith("speaker: ") and "by those very clips" in n for n in doc["notes"])
-    told = series.audited(workspace, "normalisation")
+    told = series.audit_study(workspace, "normalisation")
     assert told["passed"] and list(told["parts"]) == list(doc["parts"])
     assert [f["verdict"] for f in told["parts"]["speaker"]["findings"] if f["check"] == "scaler"] == ["allowed"]
     assert all(not told["parts"][p]["findings"] for p in ("none", "global", "corpus", "coral"))
@@ -215,7 +217,7 @@ def test_a_head_is_given_normalised_features(workspace: Workspace, how: str, ali
         "heads.quick.tol": 1e-8,
     }
     flags = {"heads": ["quick"], "mix": ["crema-d=0.5"], "layer": "1"}
-    series.run(workspace, None, flags, own, name=f"by-{how}-{align}", jobs=1)
+    series.run_study(workspace, None, flags, own, name=f"by-{how}-{align}", jobs=1)
     finished = study.open_study(workspace, f"by-{how}-{align}")
     planned, fold = finished.plan, finished.plan.folds[0]
     x = np.concatenate([features(source) for source in planned.sources.values()])
@@ -238,7 +240,7 @@ def test_a_head_is_given_normalised_features(workspace: Workspace, how: str, ali
     np.testing.assert_allclose(got, model.predict_proba(x[fold.test]), rtol=0, atol=1e-4)
 
 
-def features(source: plan.Source) -> np.ndarray:
+def features(source: Source) -> np.ndarray:
     with Cache.open(source.path) as cache:
         return cache.features(source.rows, layers=(1,))[:, 0, 0, 0].astype(np.float64)
 
@@ -266,24 +268,24 @@ def test_bad_cards_end_before_anything_trains(
     """One line that says what is wrong and what would be right; no folder is made."""
     before = sorted(workspace.studies.iterdir())
     with pytest.raises(EmbedkitError, match=message) as caught:
-        series.run(workspace, card, {} if "heads" in settings else {"heads": ["quick"]}, settings, jobs=1)
+        series.run_study(workspace, card, {} if "heads" in settings else {"heads": ["quick"]}, settings, jobs=1)
     assert "\n" not in str(caught.value) and sorted(workspace.studies.iterdir()) == before
 
 
 def test_a_part_runs_by_itself_and_a_whole_has_no_plan(workspace: Workspace) -> None:
     """`study CARD.PART` is an ordinary study; what has parts is not planned as one."""
-    doc = series.run(workspace, "encoders.small", name="alone", jobs=1)
+    doc = series.run_study(workspace, "encoders.small", name="alone", jobs=1)
     assert doc["study"] == "alone.small" and "parts" not in doc
     with pytest.raises(StudyError, match="name one of them: encoders"):
-        plan.ask(workspace, "encoders")
+        study.resolve_study(workspace, "encoders")
     with pytest.raises(CardError, match="no card"):
-        plan.ask(workspace, "encoder.small")
+        study.resolve_study(workspace, "encoder.small")
 
 
 def test_a_card_of_parts_by_its_path(workspace: Workspace, tmp_path: Path) -> None:
     """A card may lie anywhere: its parts run, and are audited, as those of a named one."""
     card = tmp_path / "mine.toml"
     card.write_text('heads = ["quick"]\nlayers = [1]\n[parts.a]\nfolds.k = 4\n[parts.b]\nfolds.kind = "speaker"\n')
-    assert list(series.audited(workspace, str(card))["parts"]) == ["a", "b"]
-    assert series.run(workspace, str(card), jobs=1)["study"] == "mine"
+    assert list(series.audit_study(workspace, str(card))["parts"]) == ["a", "b"]
+    assert series.run_study(workspace, str(card), jobs=1)["study"] == "mine"
     assert {p.name for p in workspace.studies.glob("mine*")} == {"mine", "mine.a", "mine.b"}

@@ -12,7 +12,8 @@ import scipy.stats
 from sklearn import metrics as sk
 
 from embedkit import metrics, stats
-from embedkit.cards import CLASSES
+from embedkit.classes import CLASSES
+from embedkit.stats import comparison
 
 NAMES = np.array(CLASSES)
 # What a head says (columns) of each class (rows), on average over speakers.
@@ -218,7 +219,7 @@ def test_drawn_swaps_come_near_the_exact_p(monkeypatch):
     a = np.where(np.arange(len(y)) % 4 == 0, b, a)
     both = stats.tables(y, a, speakers), stats.tables(y, b, speakers)
     exact = stats.permutation(*both)
-    monkeypatch.setattr(stats, "EXACT_UP_TO", 0)
+    monkeypatch.setattr(comparison, "EXACT_UP_TO", 0)
     drawn = stats.permutation(*both)
     assert (exact.exact, drawn.exact, drawn.n, drawn.smallest) == (True, False, 9_999, 2 / 2**14)
     assert abs(exact.p - drawn.p) < 4 * np.sqrt(exact.p * (1 - exact.p) / 9_999) + 1e-4

@@ -16,12 +16,12 @@ import pandas as pd
 import pytest
 from study_caches import DIM, LABELS, class_of, make_workspace, utterances, write_cache
 
-from embedkit import study
+from embedkit import heads, study
 from embedkit.cache import Cache
-from embedkit.cards import CLASSES
+from embedkit.classes import CLASSES
 from embedkit.corpora import Utterance
 from embedkit.errors import EmbedkitError, StudyError, UserError
-from embedkit.plan import ask, plan
+from embedkit.study import Unit, plan_study, pool, resolve_study
 from embedkit.workspace import Workspace
 
 
@@ -35,7 +35,9 @@ def record(workspace: Workspace, name: str) -> pd.DataFrame:
 
 
 def planned(workspace: Workspace, partial: bool = False, settings: dict | None = None, **flags):
-    return plan(workspace, *ask(workspace, flags={"heads": ["quick"], **flags}, settings=settings), partial=partial)
+    return plan_study(
+        workspace, *resolve_study(workspace, flags={"heads": ["quick"], **flags}, settings=settings), partial=partial
+    )
 
 
 # ---------------------------------------------------------------- what is decided
@@ -43,7 +45,7 @@ def planned(workspace: Workspace, partial: bool = False, settings: dict | None =
 
 def test_the_default_is_the_contracts(workspace: Workspace) -> None:
     """iemocap, no mix, recipe exact, three heads, loso, the last layer, one seed; named after corpus and folds."""
-    p = plan(workspace, *ask(workspace))
+    p = plan_study(workspace, *resolve_study(workspace))
     assert (p.study.corpus, p.study.recipe, list(p.heads)) == ("iemocap", "exact", ["mlp", "logistic", "lightgbm"])
     assert [f.name for f in p.folds] == ["Ses01", "Ses02", "Ses03", "Ses04", "Ses05"]
     assert (p.layers, p.study.seeds, list(p.arms), p.folder.name) == ([2], 1, ["iemocap"], "iemocap-loso")
@@ -71,7 +73,7 @@ def test_test_replaces_the_test_fold_by_a_whole_corpus(workspace: Workspace) -> 
 def test_flags_and_settings_reach_the_cards(workspace: Workspace) -> None:
     """A flag overrides the card, --set overrides both; a head's parameter may stand without `fixed.`."""
     (workspace.studies / "mine.toml").write_text('corpus = "crema-d"\nheads = ["quick"]\n[folds]\nkind = "speaker"\n')
-    asked, own = ask(
+    asked, own = resolve_study(
         workspace,
         "mine",
         {"layer": "all", "seeds": 2, "trials": 3},
@@ -80,7 +82,7 @@ def test_flags_and_settings_reach_the_cards(workspace: Workspace) -> None:
     assert (asked.name, asked.corpus, asked.folds.kind, asked.folds.k) == ("mine", "crema-d", "speaker", 4)
     assert (asked.layers, asked.seeds, asked.search.trials) == ("all", 2, 3)
     assert (own["quick"].fixed["C"], own["quick"].views, own["quick"].search["C"].low) == (7, "all", 0.1)
-    assert ask(workspace, "mine", name="yours")[0].name == "yours"
+    assert resolve_study(workspace, "mine", name="yours")[0].name == "yours"
 
 
 # ---------------------------------------------------------------- what is refused
@@ -122,7 +124,7 @@ def test_flags_and_settings_reach_the_cards(workspace: Workspace) -> None:
 def test_a_study_that_cannot_be_is_refused_in_one_line(workspace: Workspace, flags, settings, words) -> None:
     """Before anything trains or is written, with what was found and what to do."""
     with pytest.raises(UserError, match=words) as caught:
-        study.run(workspace, flags={"heads": ["quick"], **flags}, settings=settings)
+        study.run_single_study(workspace, flags={"heads": ["quick"], **flags}, settings=settings)
     assert "\n" not in str(caught.value) and not [p for p in workspace.studies.iterdir() if p.is_dir()]
 
 
@@ -180,7 +182,7 @@ def test_a_speaker_on_both_sides_is_refused(workspace: Workspace) -> None:
     rows = [Utterance(u.id, u.file, u.label, "iemocap:1", u.session) for u in utterances("iemocap", 6, 4)]
     write_cache(workspace.root, rows)
     with pytest.raises(StudyError, match=r"folds loso leak speakers: 1 of 1 tested .*iemocap:1.*--folds speaker"):
-        study.run(workspace, flags={"heads": ["quick"]})
+        study.run_single_study(workspace, flags={"heads": ["quick"]})
     assert not (workspace.studies / "iemocap-loso").exists()
 
 
@@ -193,7 +195,7 @@ def test_the_record_equals_scikit_learn_fold_by_fold(workspace: Workspace) -> No
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    doc = study.run(workspace, flags={"heads": ["quick"], "layer": "1", "mix": ["crema-d"]}, name="s")
+    doc = study.run_single_study(workspace, flags={"heads": ["quick"], "layer": "1", "mix": ["crema-d"]}, name="s")
     with Cache.open(next(workspace.cache.rglob("iemocap.h5"))) as cache:
         own, x = cache.utterances(), cache.features(layers=(1,))[:, 0, 0, 0].astype(np.float64)
     with Cache.open(next(workspace.cache.rglob("crema-d.h5"))) as cache:
@@ -220,9 +222,9 @@ def test_the_record_equals_scikit_learn_fold_by_fold(workspace: Workspace) -> No
 def test_jobs_give_the_same_bits(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """One process and two give the same record, byte by byte, and the same kept heads."""
     flags = {"heads": ["net", "quick"], "seeds": 2}
-    study.run(workspace, flags=flags, name="one", jobs=1)
-    monkeypatch.setattr(study, "POOL_PAYS", -1.0)
-    study.run(workspace, flags=flags, name="two", jobs=2)
+    study.run_single_study(workspace, flags=flags, name="one", jobs=1)
+    monkeypatch.setattr(pool, "POOL_PAYS", -1.0)
+    study.run_single_study(workspace, flags=flags, name="two", jobs=2)
     one, two = (workspace.studies / name for name in ("one", "two"))
     assert (one / "predictions.parquet").read_bytes() == (two / "predictions.parquet").read_bytes()
     kept = sorted(p.relative_to(one) for p in (one / "heads").rglob("*.safetensors"))
@@ -242,13 +244,13 @@ def test_a_finished_unit_is_not_trained_again(workspace: Workspace, monkeypatch:
 
     monkeypatch.setattr(study.Bench, "train", counted)
     with pytest.raises(EmbedkitError, match="went down"):
-        study.run(workspace, flags=flags, name="stopped")
-    stopped = study.run(workspace, flags=flags, name="stopped")
+        study.run_single_study(workspace, flags=flags, name="stopped")
+    stopped = study.run_single_study(workspace, flags=flags, name="stopped")
     assert trained == [0, 1, 2, 2, 3, 4]
-    whole = study.run(workspace, flags=flags, name="whole")
+    whole = study.run_single_study(workspace, flags=flags, name="whole")
     assert stopped["results"] == whole["results"]
     pd.testing.assert_frame_equal(record(workspace, "stopped"), record(workspace, "whole"))
-    study.run(workspace, flags=flags, name="whole")
+    study.run_single_study(workspace, flags=flags, name="whole")
     assert len(trained) == 11  # a finished study trains nothing
 
 
@@ -256,6 +258,7 @@ SLOWLY = """
 import os, sys, time
 from pathlib import Path
 from embedkit import study
+from embedkit.study import pool
 from embedkit.workspace import Workspace
 
 train = study.Bench.train
@@ -265,10 +268,10 @@ def slow(self, *task):  # the workers import this script too
     (self.plan.folder.parent.parent / f"{os.getpid()}.trained").touch()
     time.sleep(0.5)
 
-study.Bench.train, study.POOL_PAYS = slow, -1.0
+study.Bench.train, pool.POOL_PAYS = slow, -1.0
 if __name__ == "__main__":
     flags = {"heads": ["quick"], "seeds": 8}
-    study.run(Workspace(Path(sys.argv[1])), flags=flags, name="killed", jobs=2)
+    study.run_single_study(Workspace(Path(sys.argv[1])), flags=flags, name="killed", jobs=2)
 """
 
 
@@ -290,7 +293,7 @@ def test_a_kill_costs_the_units_in_flight(workspace: Workspace, monkeypatch: pyt
     trained, train = [], study.Bench.train
     monkeypatch.setattr(study.Bench, "train", lambda self, *task: (trained.append(task), train(self, *task)))
     for name, fits in (("killed", 40 - there), ("whole", 40)):
-        study.run(workspace, flags={"heads": ["quick"], "seeds": 8}, name=name, jobs=1)
+        study.run_single_study(workspace, flags={"heads": ["quick"], "seeds": 8}, name=name, jobs=1)
         assert len(trained) == fits
         trained.clear()
     bits = [(workspace.studies / name / "predictions.parquet").read_bytes() for name in ("killed", "whole")]
@@ -315,13 +318,13 @@ def _alive(group: int) -> bool:
 
 def test_other_settings_under_a_name_are_refused(workspace: Workspace) -> None:
     """Other parameters, and other rows in the cache, are named; the first study stays as it is."""
-    study.run(workspace, flags={"heads": ["quick"]}, name="s")
+    study.run_single_study(workspace, flags={"heads": ["quick"]}, name="s")
     before = record(workspace, "s")
     with pytest.raises(StudyError, match=r"heads.quick.fixed.C: 0.05 there, 1 here.*--name"):
-        study.run(workspace, flags={"heads": ["quick"]}, settings={"heads.quick.C": 1}, name="s")
+        study.run_single_study(workspace, flags={"heads": ["quick"]}, settings={"heads.quick.C": 1}, name="s")
     write_cache(workspace.root, utterances("iemocap", 10, 5))
     with pytest.raises(StudyError, match=r"rows.iemocap.count: 200 there, 250 here"):
-        study.run(workspace, flags={"heads": ["quick"]}, name="s")
+        study.run_single_study(workspace, flags={"heads": ["quick"]}, name="s")
     pd.testing.assert_frame_equal(record(workspace, "s"), before)
 
 
@@ -331,13 +334,13 @@ def test_one_process_a_study(workspace: Workspace) -> None:
 
     (workspace.studies / "s").mkdir()
     with FileLock(workspace.studies / "s" / ".lock"), pytest.raises(StudyError, match="another process"):
-        study.run(workspace, flags={"heads": ["quick"]}, name="s")
+        study.run_single_study(workspace, flags={"heads": ["quick"]}, name="s")
 
 
 def test_layers_statistics_and_random_weights(workspace: Workspace) -> None:
     """--layer all: a result each, the clearer layer better; mean and std double the dim; random weights are said."""
     write_cache(workspace.root, utterances("iemocap", 10, 4), random=True)
-    doc = study.run(
+    doc = study.run_single_study(
         workspace, flags={"heads": ["quick"], "layer": "all"}, settings={"stats": ["mean", "std"]}, name="s"
     )
     assert [r["layer"] for r in doc["results"]] == [0, 1, 2]
@@ -356,7 +359,7 @@ def test_layers_statistics_and_random_weights(workspace: Workspace) -> None:
 
 def test_shuffle_says_that_it_leaks(workspace: Workspace) -> None:
     """The random split runs, has no standard deviation, and tells how many speakers leak."""
-    doc = study.run(workspace, flags={"heads": ["quick"], "folds": "shuffle"})
+    doc = study.run_single_study(workspace, flags={"heads": ["quick"], "folds": "shuffle"})
     assert doc["study"] == "iemocap-shuffle" and doc["results"][0]["ua"]["sd"] is None
     assert any("leak speakers" in note for note in doc["notes"]) and "leak speakers" in doc["table"]
 
@@ -364,7 +367,7 @@ def test_shuffle_says_that_it_leaks(workspace: Workspace) -> None:
 def test_the_views_go_to_the_heads_that_want_them(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """`draw` and `all` get the augmented views of the training rows, `clean` none; nothing else is read."""
     seen, read = {}, []
-    build, features = study.heads.build, Cache.features
+    build, features = heads.build, Cache.features
 
     def spied(card, seed=0):
         estimator = build(card, seed)
@@ -382,10 +385,10 @@ def test_the_views_go_to_the_heads_that_want_them(workspace: Workspace, monkeypa
         read.append((tuple(views), tuple(layers), tuple(stats)))
         return features(self, rows, views=views, layers=layers, stats=stats)
 
-    monkeypatch.setattr(study.heads, "build", spied)
-    monkeypatch.setattr(study.heads, "save", lambda *_: None)
+    monkeypatch.setattr(heads, "build", spied)
+    monkeypatch.setattr(heads, "save", lambda *_: None)
     monkeypatch.setattr(Cache, "features", told)
-    study.run(workspace, flags={"heads": ["net", "quick"]}, name="s", jobs=1)
+    study.run_single_study(workspace, flags={"heads": ["net", "quick"]}, name="s", jobs=1)
     assert seen == {"net": ((120, 1, DIM), True), "quick": None}
     assert set(read) == {((0, 1), (2,), (0,)), ((0,), (2,), (0,))}
 
@@ -398,7 +401,7 @@ def test_an_estimator_that_fails_is_named(workspace: Workspace, monkeypatch: pyt
 
     monkeypatch.setattr("embedkit.heads.logistic.Logistic.fit", broken)
     with pytest.raises(EmbedkitError, match="iemocap/layer-2/quick, seed 0, fold 1: ValueError: no such luck"):
-        study.run(workspace, flags={"heads": ["quick"]}, name="s", jobs=1)
+        study.run_single_study(workspace, flags={"heads": ["quick"]}, name="s", jobs=1)
 
 
 # ---------------------------------------------------------------- for export
@@ -406,7 +409,7 @@ def test_an_estimator_that_fails_is_named(workspace: Workspace, monkeypatch: pyt
 
 def test_a_finished_study_opens_with_its_heads(workspace: Workspace) -> None:
     """The newest finished one; its fold heads give the record's test probabilities; the best is by validation UA."""
-    study.run(workspace, flags={"heads": ["net", "quick"], "seeds": 2, "mix": ["crema-d=0.5"]}, name="a")
+    study.run_single_study(workspace, flags={"heads": ["net", "quick"], "seeds": 2, "mix": ["crema-d=0.5"]}, name="a")
     finished = study.open_study(workspace)
     choice = study.best(finished.results)
     by_hand = max(finished.results, key=lambda r: r["validation_ua"]["mean"])
@@ -421,7 +424,7 @@ def test_a_finished_study_opens_with_its_heads(workspace: Workspace) -> None:
         rows = finished.test_rows(choice)
         assert len(rows) == 200 and set(rows["seed"]) == {0}
         for fold, part in rows.groupby("fold"):
-            unit = study.Unit(choice.arm, 2, head, 0, names.index(fold))
+            unit = Unit(choice.arm, 2, head, 0, names.index(fold))
             p = bench.probabilities(
                 finished.fold_head(choice, fold), unit, np.array([place[u] for u in part["utterance"]])
             )
@@ -430,7 +433,7 @@ def test_a_finished_study_opens_with_its_heads(workspace: Workspace) -> None:
 
 def test_the_head_for_use_is_refitted_on_all_rows(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every row of the corpus and of the mix, no validation, epochs = the median of the folds' best; kept."""
-    study.run(workspace, flags={"heads": ["net"], "mix": ["crema-d=0.5"]}, name="a")
+    study.run_single_study(workspace, flags={"heads": ["net"], "mix": ["crema-d=0.5"]}, name="a")
     finished = study.open_study(workspace, "a")
     units = json.loads((workspace.studies / "a" / "units.json").read_text())
     fits, fit = [], study.Bench.fit
@@ -452,7 +455,7 @@ def test_a_study_that_is_not_there_is_named(workspace: Workspace) -> None:
     """None at all, a misspelt name, one that was begun and not finished, and one whose cache has changed."""
     with pytest.raises(StudyError, match="no finished study"):
         study.open_study(workspace)
-    study.run(workspace, flags={"heads": ["quick"]}, name="mine")
+    study.run_single_study(workspace, flags={"heads": ["quick"]}, name="mine")
     with pytest.raises(StudyError, match="did you mean 'mine'"):
         study.open_study(workspace, "mien")
     (workspace.studies / "half").mkdir()
@@ -476,7 +479,7 @@ def test_a_manifests_corpus_needs_no_reader(workspace: Workspace) -> None:
     write_cache(
         workspace.root, [Utterance(u.id, u.file, "xxx" if u.label == "bored" else u.label, u.speaker) for u in rows]
     )
-    doc = study.run(workspace, flags={"corpus": "mine", "folds": "speaker", "heads": ["quick"]})
+    doc = study.run_single_study(workspace, flags={"corpus": "mine", "folds": "speaker", "heads": ["quick"]})
     assert doc["rows"]["mine"]["classes"] == dict.fromkeys(CLASSES, 12) and doc["rows"]["mine"]["left_out"] == {
         "xxx": 12
     }

@@ -12,8 +12,9 @@ import pytest
 import soundfile
 
 from embedkit import corpora, synth
-from embedkit.cards import CLASSES
+from embedkit.classes import CLASSES
 from embedkit.errors import UserError
+from embedkit.synth import synthesiser
 
 
 def digests(root: Path) -> dict[str, str]:
@@ -85,7 +86,7 @@ def test_glottis_has_the_pitch_that_was_asked_for():
     """Pulses at 110 Hz: the spectrum's lines lie at its multiples (within 1 %), found by FFT of the source alone."""
     steady = synth.Speaker("male", f0=110.0, tract=1.0, jitter=0.0)
     f0 = np.full(200, 110.0)
-    pulses, opening = synth._glottis(f0, steady, synth.Style(), np.random.default_rng(0))
+    pulses, opening = synthesiser._glottis(f0, steady, synth.Style(), np.random.default_rng(0))
     spectrum = np.abs(np.fft.rfft(pulses * np.hanning(len(pulses)), 65_536))
     hertz = np.fft.rfftfreq(65_536, 1 / 16_000)
     for multiple in (1, 2, 3):
@@ -103,10 +104,10 @@ def test_tract_resonates_at_its_formants():
 
     formants = np.tile([730.0, 1090.0, 2440.0], (400, 1))
     noise = np.random.default_rng(0).standard_normal(400 * synth.STEP)
-    fast = synth._tract(noise, formants)
+    fast = synthesiser._tract(noise, formants)
     slow = noise
     frequency = np.array([730.0, 1090.0, 2440.0, *(0.976 * np.array([3500.0, 4500.0, 5500.0, 6500.0]))])
-    for gain, a1, a2 in zip(*synth._resonators(frequency, 50 + 0.035 * frequency), strict=True):
+    for gain, a1, a2 in zip(*synthesiser._resonators(frequency, 50 + 0.035 * frequency), strict=True):
         slow = lfilter([gain], [1, a1, a2], slow)
     ours, theirs = (10 * np.log10(welch(x[800:-800], 16_000, nperseg=512)[1]) for x in (fast, slow))
     np.testing.assert_allclose(ours[4:-4], theirs[4:-4], atol=1.5)
@@ -138,7 +139,9 @@ def test_emotions_move_the_voice_as_the_literature_says(man):
 
 def test_words_alone_decide_what_is_said(man):
     """Scripts: with the same `words` two actors say the same syllables; faster speech says more of them."""
-    slow, fast = (synth._score(3.0, synth.Style(rate=rate), man, np.random.default_rng(5)) for rate in (-0.5, 0.5))
+    slow, fast = (
+        synthesiser._score(3.0, synth.Style(rate=rate), man, np.random.default_rng(5)) for rate in (-0.5, 0.5)
+    )
     said = [[event.phone for event in events[1:-1]] for events in (slow, fast)]
     assert said[1][: len(said[0])] == said[0] and len(said[1]) > len(said[0])
 

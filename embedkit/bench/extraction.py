@@ -13,23 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from embedkit.bench import (
-    MEAN,
-    RATE,
-    Row,
-    Size,
-    Took,
-    Wave,
-    alone,
-    command,
-    encoder,
-    features,
-    interleaved,
-    ratio,
-    speech,
-    worker,
-)
+from embedkit.audio import RATE
+from embedkit.bench._material import MEAN, Size, Wave, encoder, features, speech
+from embedkit.bench._measure import Took, alone, command, interleaved, ratio, worker
+from embedkit.bench._page import Row
 from embedkit.threads import one_thread
+from embedkit.workers import map_in_workers
 
 TITLE = "Extraction"
 HOW = (
@@ -122,7 +111,8 @@ def cosine(a: Wave, b: Wave) -> float:
 def exported(spec: Any, clips: Sequence[Wave], folder: Path) -> Path:
     """An 8-bit file of the encoder, as `stitch-export --profile speed` makes it, with a head of no importance."""
     from embedkit import cards, encoders, heads
-    from embedkit.export import files, graph, quantize
+    from embedkit.export import assemble as files
+    from embedkit.export import graph, quantize
 
     X, y = features(200, spec.dim)
     head = heads.to_onnx("logistic", heads.build(cards.Head(kind="logistic")).fit(X, y))
@@ -164,7 +154,7 @@ def _against_the_ceiling(spec: Any, clip: Wave, size: Size) -> list[Row]:
     import torch
 
     from embedkit import encoders
-    from embedkit.encoders import random_weights
+    from embedkit.encoders import _random_weights as random_weights
 
     shapes = products({**random_weights.DISTILHUBERT, **size.encoder}, len(clip))
     work = 2 * sum(m * k * n for m, k, n in shapes) / 1e9
@@ -239,7 +229,7 @@ def manifest(folder: Path, clips: Sequence[Wave]) -> Path:
     """The clips as WAV files and a manifest of them."""
     import soundfile
 
-    from embedkit.cards import CLASSES
+    from embedkit.classes import CLASSES
 
     folder.mkdir(parents=True)
     with (folder / "made.csv").open("w", newline="", encoding="utf-8") as file:
@@ -299,7 +289,7 @@ def gpu(spec: Any, folder: Path, size: Size, device: str, clips: int) -> Iterato
     tasks = [extract.Task(row, utterance) for row, utterance in enumerate(utterances)]
     jobs = max(1, min(os.cpu_count() or 1, clips // extract.CLIPS_A_WORKER))
     begin = time.perf_counter()
-    heard = list(extract.spread_out(listen, tasks, jobs))
+    heard = list(map_in_workers(listen, tasks, jobs))
     sound = time.perf_counter() - begin
     one = encoders.load(spec, "fp32", device)
     for _ in extract.on_gpu([extract.Clip(c.row, waves=c.waves) for c in heard[:16]], one, 0):
@@ -310,7 +300,7 @@ def gpu(spec: Any, folder: Path, size: Size, device: str, clips: int) -> Iterato
     encoding = time.perf_counter() - begin
     home = init(folder / "gpu-home")
     options = {"root": place, "recipe": recipe, "encoder": str(spec.folder), "jobs": jobs, "device": device}
-    speed = extract.extract(home, "made", progress=False, **options)["audio_seconds_per_second"]  # type: ignore[arg-type]
+    speed = extract.extract_corpus(home, "made", progress=False, **options)["audio_seconds_per_second"]  # type: ignore[arg-type]
     whole = sum(clip.seconds for clip in heard) / speed
     took = f"sound {sound:.1f} s, encoder {encoding:.1f} s, pass {whole:.1f} s"
     yield Row("GPU: pass against the slower of sound and encoder", whole / max(sound, encoding), "times",

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from embedkit.bench import Row, Size, alone, cached, shown
+from embedkit.bench._material import Size, cached
+from embedkit.bench._measure import alone
+from embedkit.bench._page import Row, shown
 from embedkit.threads import one_thread
 
 TITLE = "Growth"
@@ -78,7 +80,7 @@ def one_study(rows: int, folds: int, trials: int, views: int) -> float:
         cached(workspace, "iemocap", [rows // folds + (i < rows % folds) for i in range(folds)], DIM, views)
         flags: Mapping[str, Any] = {"heads": ["grown"], "trials": trials}
         begin = time.process_time()
-        study.run(workspace, flags=flags, jobs=1)
+        study.run_single_study(workspace, flags=flags, jobs=1)
         return time.process_time() - begin
 
 

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from embedkit.bench import Row, Size, cached, command, features, interleaved, ratio, shown
+from embedkit.bench._material import Size, cached, features
+from embedkit.bench._measure import command, interleaved, ratio
+from embedkit.bench._page import Row, shown
 from embedkit.threads import one_thread
 
 TITLE = "Heads"

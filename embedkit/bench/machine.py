@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from embedkit.bench import Row, Size
+from embedkit.bench._material import Size
+from embedkit.bench._page import Row
 from embedkit.threads import cores
 
 TITLE = "Machine"

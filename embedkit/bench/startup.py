@@ -7,7 +7,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from embedkit.bench import Row, Size, command, interleaved, ratio
+from embedkit.bench._material import Size
+from embedkit.bench._measure import command, interleaved, ratio
+from embedkit.bench._page import Row
 
 TITLE = "Start-up"
 HOW = 'Wall time from process start to exit against `python -c "import torch"`, in turns.'

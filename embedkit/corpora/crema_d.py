@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from embedkit.corpora import Utterance, locate, recordings
+from embedkit.corpora._base import Utterance, locate, recordings
 
 SOURCE = "https://github.com/CheyneyComputerScience/CREMA-D (with Git LFS); root is its folder, which holds AudioWAV/"
 LICENCE = "ODbL 1.0"

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from embedkit.corpora import Utterance, locate, recordings
+from embedkit.corpora._base import Utterance, locate, recordings
 
 SOURCE = "https://sail.usc.edu/iemocap (on request, from USC); root is the folder IEMOCAP_full_release"
 LICENCE = "USC's release form: research only, not to be passed on"

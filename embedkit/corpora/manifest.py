@@ -12,8 +12,8 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from embedkit.cards import CLASSES
-from embedkit.corpora import Utterance
+from embedkit.classes import CLASSES
+from embedkit.corpora._base import Utterance
 from embedkit.errors import CorpusError, UserError, did_you_mean
 from embedkit.workspace import inside
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from embedkit.corpora import Utterance, locate, recordings
+from embedkit.corpora._base import Utterance, locate, recordings
 
 SOURCE = "https://zenodo.org/records/1188976 (Audio_Speech_Actors_01-24.zip); root is the folder that holds Actor_01/"
 LICENCE = "CC BY-NC-SA 4.0"

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from embedkit.cache import STATS
-from embedkit.encoders import RATE, Spec, check_length
+from embedkit.audio import RATE, padded_length
+from embedkit.cards import Sound, build
+from embedkit.encoders._base import STATS, Spec, check_length
 from embedkit.errors import EncoderError, ModelError
 
 if TYPE_CHECKING:
@@ -77,9 +78,8 @@ class Exported:
         meta, encoder = _read(spec.folder)
         self._name, self._shape = spec.id, (spec.layers, -1, spec.dim)
         self._stats = [STATS.index(name) for name in json.loads(meta["stats"])]
-        sound = json.loads(meta["recipe"])["sound"]
-        limit = round(sound["max_seconds"] * RATE)
-        self._limit, self._pad_to = limit, limit if sound["pad"] else 0
+        sound = build(Sound, json.loads(meta["recipe"])["sound"], where=str(spec.folder))
+        self._limit, self._pad_to = round(sound.max_seconds * RATE), padded_length(sound)
         self._session = onnxruntime.InferenceSession(
             encoder.SerializeToString(), options(1), providers=["CPUExecutionProvider"]
         )

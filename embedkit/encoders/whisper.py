@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from embedkit.encoders import RATE, Spec, check_length, pooled, pretrained
+from embedkit.audio import RATE
+from embedkit.encoders._base import Spec, check_length, pooled
+from embedkit.encoders._checkpoint import pretrained
 
 if TYPE_CHECKING:
     import torch

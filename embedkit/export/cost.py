@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from embedkit.audio import RATE
 from embedkit.errors import EmbedkitError
-from embedkit.runtime.model import RATE, options
+from embedkit.runtime.model import options
 
 SECONDS = 8.0  # of sound, as long as the paper cuts
 THREADS = (1, 2)
@@ -80,7 +81,7 @@ def _session(model: bytes, threads: int) -> Callable[[Wave], Any]:
 
 def noise(seconds: float) -> Wave:
     """Not zeros: arithmetic on silence can be quicker, and some of it is skipped."""
-    return (np.random.default_rng(0).normal(size=round(seconds * int(RATE))) * 0.1).astype(np.float32)
+    return (np.random.default_rng(0).normal(size=round(seconds * RATE)) * 0.1).astype(np.float32)
 
 
 def peak_memory(model: bytes, seconds: float = SECONDS) -> float:
@@ -91,7 +92,7 @@ def peak_memory(model: bytes, seconds: float = SECONDS) -> float:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         path.write_bytes(model)
-        command = [sys.executable, "-c", _ALONE, str(path), str(round(seconds * int(RATE)))]
+        command = [sys.executable, "-c", _ALONE, str(path), str(round(seconds * RATE))]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from embedkit.audio import FRAME, HOP, QUIET
+from embedkit.audio import FRAME, HOP, QUIET, RATE
 from embedkit.cards import Sound
 from embedkit.encoders.exported import EXTRA
 
-RATE = 16_000  # Hz
 LOUDEST = 1e6  # a sample that is NaN, infinite or beyond this counts as 0
 SHORTEST = EXTRA  # samples: shorter clips get zeros, so that every clip has a frame
 WHISPER_HOP = 320  # samples of one frame of a Whisper encoder: a mel hop of 160, halved by its second convolution

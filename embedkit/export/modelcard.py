@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from embedkit.cards import CLASSES
+from embedkit.classes import CLASSES
 from embedkit.report import Block, Bullets, Heading, Table, Text, render
 
 # Of the hub's checkpoints that embedkit knows, by their own pages.

@@ -19,7 +19,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from embedkit.heads import Array, Validation, check_views, class_index, skl_onnx, stack, two_classes
+from embedkit.heads._base import Array, Validation, check_views, class_index, stack, two_classes
+from embedkit.heads._onnx import skl_onnx
 
 VIEWS = ("clean", "all")
 ROUNDS = "n_estimators"

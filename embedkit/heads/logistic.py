@@ -26,7 +26,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from embedkit.heads import Array, Validation, check_views, dense_onnx, stack, standard, two_classes
+from embedkit.heads._base import Array, Validation, check_views, stack, standard, two_classes
+from embedkit.heads._onnx import dense_onnx
 
 VIEWS = ("clean", "all")
 ROUNDS = ""

@@ -24,7 +24,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validate_data
 
 from embedkit.errors import did_you_mean
-from embedkit.heads import Array, Validation, check_views, skl_onnx, stack, two_classes
+from embedkit.heads._base import Array, Validation, check_views, stack, two_classes
+from embedkit.heads._onnx import skl_onnx
 
 VIEWS = ("clean", "all")
 ROUNDS = ""

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedkit import stats
-from embedkit.cards import CLASSES
+from embedkit.classes import CLASSES
 
 Array = npt.NDArray[np.float64]
 Names = tuple[str, ...]

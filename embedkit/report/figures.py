@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedkit.cards import CLASSES
+from embedkit import files
+from embedkit.classes import CLASSES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,9 +51,7 @@ def draw(doc: Doc, folder: Path) -> dict[str, bytes]:
                 picture = io.BytesIO()
                 metadata = {"Date": None} if kind == "svg" else None
                 figure.savefig(picture, format=kind, dpi=160, metadata=metadata)
-                part = folder / f"{name}.{kind}.part"
-                part.write_bytes(picture.getvalue())
-                part.replace(folder / f"{name}.{kind}")
+                files.write_bytes(folder / f"{name}.{kind}", picture.getvalue())
             drawn[name] = picture.getvalue()
     return drawn
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from embedkit.report import Block, Bullets, Heading, Picture, Table
+from embedkit.report.blocks import Block, Bullets, Heading, Picture, Table
 
 
 def text(blocks: Sequence[Block]) -> str:

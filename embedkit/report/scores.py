@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedkit import calibration, stats
-from embedkit.cards import CLASSES
+from embedkit.classes import CLASSES, PROBABILITIES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float64]
 Key = tuple[str, ...]  # (arm, layer, head), as the record has them
 
-PROBABILITIES = [f"p_{name}" for name in CLASSES]
 SCORES: dict[str, stats.Score] = {"wa": stats.wa, "ua": stats.ua, "macro_f1": stats.macro_f1}
 BY_CLASS: dict[str, stats.Score] = {"f1": stats.f1s, "recall": stats.recalls, "precision": stats.precisions}
 AROUSAL = {"high": ("anger", "happiness"), "low": ("neutral", "sadness")}

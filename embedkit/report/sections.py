@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from embedkit.cards import CLASSES
-from embedkit.report import Block, Bullets, Heading, Picture, Table, Text
+from embedkit.classes import CLASSES
+from embedkit.report.blocks import Block, Bullets, Heading, Picture, Table, Text
 
 Doc = Mapping[str, Any]
 SCORES = {"wa": "WA", "ua": "UA", "macro_f1": "macro F1"}

@@ -8,11 +8,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+from embedkit.audio import RATE
+from embedkit.classes import CLASSES
 from embedkit.errors import ModelError
 
-CLASSES = ("anger", "happiness", "neutral", "sadness")  # everywhere in this order
 FORMAT = "1"  # of the file's interface: inputs, outputs, metadata
-RATE = "16000"  # Hz, as the metadata spell it
 INPUTS = {"signal", "lengths"}
 OUTPUTS = {"probabilities", "logits", "embedding"}
 BLANK = "0" * 64  # stands in the digest's place while the digest is taken
@@ -98,7 +98,7 @@ def first_line(error: Exception) -> str:
 
 def _check(path: Path, session: Any, meta: dict[str, str]) -> None:
     """ModelError unless labels, rate, inputs and outputs are those that the runtime relies on."""
-    expected = {"embedkit.format": FORMAT, "embedkit.rate": RATE}
+    expected = {"embedkit.format": FORMAT, "embedkit.rate": str(RATE)}
     for key, value in expected.items():
         if meta.get(key) != value:
             raise ModelError(f"{path}: {key} is {meta.get(key)!r}, expected {value!r}; export it with this embedkit")

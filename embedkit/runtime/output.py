@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from embedkit.classes import CLASSES
 from embedkit.errors import UserError
-from embedkit.runtime import CLASSES
+from embedkit.files import replacing
 
 COLUMNS = ("file", "start", "end", "label", *CLASSES, "error")
 COLOURS = {"anger": "#c2384a", "happiness": "#b98200", "neutral": "#6b7280", "sadness": "#2f6fb7"}
@@ -45,13 +46,11 @@ def write_csv(files: Sequence[dict[str, Any]], path: Path) -> None:
 
     A recording without speech is one row without a label; one that could not be used has only its error.
     """
-    part = path.with_name(path.name + ".part")
-    with part.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, COLUMNS, restval="")
         table.writeheader()
         for said in files:
             table.writerows(_rows(said))
-    part.replace(path)
 
 
 def _rows(said: dict[str, Any]) -> list[dict[str, Any]]:
@@ -70,9 +69,8 @@ def _likeliest(said: dict[str, Any]) -> str:
 
 def draw(files: Sequence[dict[str, Any]], path: Path) -> None:
     """The picture of `figure`, written as the kind that the name's ending says."""
-    part = path.with_name(path.name + ".part")
-    figure(files).savefig(part, format=path.suffix.lower().removeprefix("."), dpi=150)
-    part.replace(path)
+    with replacing(path) as draft:
+        figure(files).savefig(draft, format=path.suffix.lower().removeprefix("."), dpi=150)
 
 
 def figure(files: Sequence[dict[str, Any]]) -> Any:

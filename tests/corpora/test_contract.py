@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from embedkit import corpora
-from embedkit.cards import CLASSES
+from embedkit.classes import CLASSES
 from embedkit.errors import CorpusError
 
 

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from embedkit import corpora
-from embedkit.cards import CLASSES
+from embedkit.classes import CLASSES
 from embedkit.corpora import Utterance, classes_of
 from embedkit.errors import CorpusError
 

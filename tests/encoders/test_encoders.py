@@ -19,9 +19,9 @@ from encoders_fixtures import TINY, tiny_hubert
 from safetensors.numpy import load_file, save_file
 
 from embedkit import encoders
+from embedkit.encoders import DISTILHUBERT, distilhubert_geometry
 from embedkit.encoders.hubert import forward
 from embedkit.encoders.hubert.forward import FeatureExtractor
-from embedkit.encoders.random_weights import DISTILHUBERT, distilhubert_geometry
 from embedkit.errors import ClipError, EncoderError
 
 torch.set_num_threads(1)

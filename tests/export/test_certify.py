@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from embedkit.cards import CLASSES, Certificate, Limits
+from embedkit.cards import Certificate, Limits
+from embedkit.classes import CLASSES
 from embedkit.errors import ClipError, EmbedkitError
 from embedkit.export import certify
 

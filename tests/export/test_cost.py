@@ -8,7 +8,8 @@ import pytest
 import runtime_fixtures
 
 from embedkit.errors import EmbedkitError
-from embedkit.export import cost, files
+from embedkit.export import assemble as files
+from embedkit.export import cost
 
 MB = 1_000_000
 

@@ -18,8 +18,9 @@ from transformers import HubertConfig, HubertModel, WavLMConfig, WavLMModel, Whi
 import embedkit
 from embedkit.cards import Sound
 from embedkit.encoders.exported import EXTRA, encoder_of
-from embedkit.export import files, graph, quantize
-from embedkit.export.quantize import speed
+from embedkit.export import assemble as files
+from embedkit.export import graph, quantize
+from embedkit.export.quantize import _graph, speed
 from embedkit.runtime.model import file_digest
 
 SMALL = {
@@ -208,7 +209,7 @@ def test_whispers_positions_are_quantized_and_no_longer_than_its_clips(name: str
 
 def test_another_head_on_a_quantized_file(plain: onnx.ModelProto, tmp_path: Path, monkeypatch) -> None:
     """The body of a file whose head is quantized too, with its own head again: the same answers to 1e-6."""
-    monkeypatch.setattr(quantize, "SMALLEST", 100)
+    monkeypatch.setattr(_graph, "SMALLEST", 100)
     small = quantize.in_8_bits(plain)
     assert "head/weight:int8" in {tensor.name for tensor in small.graph.initializer}
     said = {"embedkit.layers": "[0, 1]", "embedkit.stats": '["mean", "std"]', "embedkit.dim": "32"}
@@ -269,7 +270,7 @@ def test_convolutions_in_integers(
     """Every convolution but the sound's own is a product, grouped and strided ones too; one clip and a batch of other
     lengths: embeddings within 10 % of their size. Of steady noise: beside a loud part these weights, which never
     learned, make a quiet one's rounding large."""
-    monkeypatch.setattr(quantize, "SMALLEST", 100)
+    monkeypatch.setattr(_graph, "SMALLEST", 100)
     monkeypatch.setattr(speed, "NARROWEST", 2)
     _, model = both
     small = quantize.PROFILES["speed"](model)

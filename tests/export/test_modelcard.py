@@ -12,7 +12,8 @@ import runtime_fixtures
 import soundfile
 
 from embedkit import stats
-from embedkit.cards import CLASSES, Certificate, Sound
+from embedkit.cards import Certificate, Sound
+from embedkit.classes import CLASSES
 from embedkit.export import certify, modelcard
 from embedkit.report import render
 

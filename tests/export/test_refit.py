@@ -15,9 +15,11 @@ from export_fixtures import corpus, studied
 
 from embedkit import audio, cards, encoders, extract, study, workspace
 from embedkit.cache import Cache
+from embedkit.classes import CLASSES
 from embedkit.encoders import exported
 from embedkit.errors import EncoderError, UserError
-from embedkit.export import quantize, stitch
+from embedkit.export import stitch_study
+from embedkit.export.quantize import _graph
 from embedkit.runtime.model import options
 
 
@@ -32,8 +34,8 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> workspace.Workspace:
 def made(space: workspace.Workspace) -> dict:
     """The file, and the one that is fitted to it; the head is quantized too, as one of a real encoder's width is."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(quantize, "SMALLEST", 100)
-        after = stitch(space, "made", head="logistic", clips=8, refit=True)
+        patch.setattr(_graph, "SMALLEST", 100)
+        after = stitch_study(space, "made", head="logistic", clips=8, refit=True)
     before = space.studies / "made" / "logistic-size.onnx"
     certificate = json.loads(before.with_suffix(".certificate.json").read_text())
     return {"before": {"model": str(before), "certificate": certificate}, "after": after}
@@ -78,8 +80,8 @@ def test_the_refitted_file_is_the_study_on_its_features(space: workspace.Workspa
     won = certificate["refit"]
     assert (won["clips"], won["speakers"]) == (32, 4)
     rows = finished.test_rows(study.Choice("clips", "logistic", 0))
-    p = rows[[f"p_{name}" for name in cards.CLASSES]].to_numpy().argmax(1)
-    right = np.mean(np.array(cards.CLASSES)[p] == rows["label"])
+    p = rows[[f"p_{name}" for name in CLASSES]].to_numpy().argmax(1)
+    right = np.mean(np.array(CLASSES)[p] == rows["label"])
     assert won["ways"]["refit"]["wa"]["estimate"] == pytest.approx(right)
     assert {x["way"] for x in won["comparisons"]} == {"study", "refit"}
 
@@ -102,7 +104,7 @@ def test_before_is_the_folds_heads_on_the_files_features(space: workspace.Worksp
 def test_what_a_file_does_not_fit_is_said(space: workspace.Workspace, made: dict, tmp_path: Path) -> None:
     """Another profile, a recipe that pads, a damaged file, a file of before, no file."""
     with pytest.raises(UserError, match="of profile size"):
-        stitch(space, "made.logistic-size-refit", profile="speed", clips=8)
+        stitch_study(space, "made.logistic-size-refit", profile="speed", clips=8)
     encoder = encoders.load(encoders.resolve(made["before"]["model"]))
     with pytest.raises(EncoderError, match="use the recipe that it was exported with"):
         encoder.pool(np.ones(8_000, np.float32), pad_to=128_000)
@@ -129,12 +131,12 @@ def test_layers_of_a_file_count_from_0(space: workspace.Workspace, tmp_path: Pat
     base = study.open_study(space, "made").plan
     flags = {"corpus": "clips", "recipe": "exact", "encoder": base.place, "folds": "speaker", "heads": ["logistic"]}
     flags["layer"] = "concat"
-    study.run(space, flags=flags, settings={"folds.k": 4, "stats": ["mean", "std"]}, name="both")
-    both = stitch(space, "both", profile="float", clips=8)["model"]
+    study.run_single_study(space, flags=flags, settings={"folds.k": 4, "stats": ["mean", "std"]}, name="both")
+    both = stitch_study(space, "both", profile="float", clips=8)["model"]
     spec = encoders.resolve(both)
     assert spec.layers == base.sources["clips"].layers > 1
     card = cards.read(cards.Recipe, space.card("cache", "exact"))
-    extract.extract(space, "clips", recipe=card, encoder=both, views=0, jobs=1, progress=False)
+    extract.extract_corpus(space, "clips", recipe=card, encoder=both, views=0, jobs=1, progress=False)
     with (
         Cache.open(space.cache / "exact" / spec.slug / "clips.h5") as ours,
         Cache.open(base.sources["clips"].path) as b,
@@ -142,8 +144,10 @@ def test_layers_of_a_file_count_from_0(space: workspace.Workspace, tmp_path: Pat
         layers, stats = range(spec.layers), (0, 1)
         got, expected = (f.features(layers=layers, stats=stats).astype(np.float32) for f in (ours, b))
         np.testing.assert_allclose(got, expected, atol=2e-3, rtol=2e-3)  # float16 steps
-    study.run(space, flags={**flags, "encoder": both, "layer": "1"}, settings={"folds.k": 4}, name="second")
-    second = stitch(space, "second", output=tmp_path / "second.onnx", clips=8)
+    study.run_single_study(
+        space, flags={**flags, "encoder": both, "layer": "1"}, settings={"folds.k": 4}, name="second"
+    )
+    second = stitch_study(space, "second", output=tmp_path / "second.onnx", clips=8)
     assert second["certificate"]["file_against_torch"]["largest_change"] < 1e-4
     assert json.loads(Path(second["model"]).with_suffix(".certificate.json").read_text())["layer"] == 1
     assert encoders.resolve(second["model"]).layers == 1

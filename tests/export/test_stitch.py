@@ -13,10 +13,12 @@ import torch
 from encoders_fixtures import tiny_hubert
 from export_fixtures import CLASSES, corpus, studied
 
-from embedkit import audio, cache, calibration, cards, corpora, encoders, export, extract, study, workspace
-from embedkit.encoders.random_weights import distilhubert_geometry
+from embedkit import audio, cache, calibration, cards, corpora, encoders, extract, study, workspace
+from embedkit.encoders import distilhubert_geometry
 from embedkit.errors import CardError, CorpusError, EmbedkitError, EncoderError, StudyError, UserError
-from embedkit.export import files, stitch
+from embedkit.export import assemble as files
+from embedkit.export import stitch_study
+from embedkit.export.clips import _chosen
 from embedkit.runtime import Predictor
 
 
@@ -44,7 +46,7 @@ def once() -> Callable[[torch.nn.Module], onnx.ModelProto]:
 def made(space: workspace.Workspace, once: Callable) -> dict:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "exported", once)
-        return stitch(space, head="logistic", clips=20)
+        return stitch_study(space, head="logistic", clips=20)
 
 
 def test_the_file_lies_where_the_contract_says(space: workspace.Workspace, made: dict) -> None:
@@ -76,7 +78,7 @@ def certified(space: workspace.Workspace, count: int) -> list[corpora.Utterance]
     with cache.Cache.open(source.path) as file:
         utterances = file.utterances()
     rows = [utterances[row] for row in source.rows]
-    return [rows[i] for i in export._chosen(rows, count)[1]]
+    return [rows[i] for i in _chosen(rows, count)[1]]
 
 
 def test_ua_is_that_of_the_folds_own_heads_on_their_test_rows(space: workspace.Workspace, made: dict) -> None:
@@ -134,12 +136,12 @@ def test_past_the_limits_no_file_is_left(
     monkeypatch.setattr(files, "exported", once)
     path = tmp_path / "model.onnx"
     with pytest.raises(EmbedkitError, match=r"change by .* \(limit 0\).* no file is written") as raised:
-        stitch(space, head="logistic", output=path, clips=8, settings={"certificate.size.mean_change": 0.0})
+        stitch_study(space, head="logistic", output=path, clips=8, settings={"certificate.size.mean_change": 0.0})
     assert raised.value.exit_code == 1 and "\n" not in str(raised.value)
     (rejected,) = tmp_path.iterdir()
     assert rejected.name == "model.rejected.certificate.json" and str(rejected) in str(raised.value)
     assert json.loads(rejected.read_text())["past_limits"]
-    stitch(space, head="lightgbm", output=path, clips=8)
+    stitch_study(space, head="lightgbm", output=path, clips=8)
     assert {p.name for p in tmp_path.iterdir()} == {"model.onnx", "model.certificate.json", "model.md"}
 
 
@@ -147,7 +149,7 @@ def test_mistakes_end_in_one_line_before_the_long_work(
     space: workspace.Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A wrong profile, head, folder or study, a corpus that is gone, weights that were exchanged."""
-    monkeypatch.setattr("embedkit.export._float_graph", lambda _: pytest.fail("the long work began"))
+    monkeypatch.setattr("embedkit.export.stitch._float_graph", lambda _: pytest.fail("the long work began"))
     for error, wanted in (
         (UserError, {"profile": "sise"}),
         (StudyError, {"head": "logistics"}),
@@ -161,12 +163,12 @@ def test_mistakes_end_in_one_line_before_the_long_work(
         (StudyError, {"root": tmp_path / "no.csv"}),
     ):
         with pytest.raises(error) as raised:
-            stitch(space, **wanted)
+            stitch_study(space, **wanted)
         assert raised.value.exit_code == 2
         assert "\n" not in str(raised.value)
     monkeypatch.setattr("embedkit.workspace.Workspace.settings", lambda _: {})
     with pytest.raises(CorpusError):
-        stitch(space)
+        stitch_study(space)
 
 
 def test_another_encoder_under_the_same_name_is_refused(space: workspace.Workspace) -> None:
@@ -176,7 +178,7 @@ def test_another_encoder_under_the_same_name_is_refused(space: workspace.Workspa
     tiny_hubert(place, seed=1)
     try:
         with pytest.raises(EncoderError, match="not those"):
-            stitch(space)
+            stitch_study(space)
     finally:
         (place / encoders.WEIGHTS).write_bytes(before)
 
@@ -188,12 +190,12 @@ def test_distilhuberts_geometry_fits_into_24_million_bytes(tmp_path: Path, share
     space = workspace.init(tmp_path / "space")
     card = cards.read(cards.Recipe, space.card("cache", "exact"))
     root = shared / "data" / "ravdess"
-    extract.extract(
+    extract.extract_corpus(
         space, "ravdess", root=root, recipe=card, encoder=str(encoder), views=0, limit=32, jobs=1, progress=False
     )
     flags = {"corpus": "ravdess", "encoder": str(encoder), "folds": "speaker", "heads": ["logistic"]}
-    study.run(space, flags=flags, settings={"folds.k": 4}, name="made", partial=True)
-    made = stitch(space, root=root, clips=8)
+    study.run_single_study(space, flags=flags, settings={"folds.k": 4}, name="made", partial=True)
+    made = stitch_study(space, root=root, clips=8)
     assert made["bytes"] <= 24_000_000
     counts = made["certificate"]["quantized"]
     assert counts == {"convolution": 6, "head": 1, "linear": 13, "positional convolution": 1}

@@ -16,6 +16,7 @@ from sklearn.svm import SVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from embedkit import cards, heads
+from embedkit.classes import CLASSES
 from embedkit.errors import CardError, ModelError
 from embedkit.heads.lightgbm import LightGBM
 from embedkit.heads.logistic import Logistic
@@ -34,9 +35,9 @@ QUICK: dict[str, dict[str, Any]] = {
 def data() -> tuple[np.ndarray, np.ndarray]:
     """240 rows of 24 features, four overlapping classes in unequal number; scales and offsets differ by column."""
     rng = np.random.default_rng(0)
-    y = rng.choice(cards.CLASSES, 240, p=[0.4, 0.3, 0.2, 0.1])
+    y = rng.choice(CLASSES, 240, p=[0.4, 0.3, 0.2, 0.1])
     centre = rng.standard_normal((4, 24))
-    X = centre[np.searchsorted(cards.CLASSES, y)] + 1.5 * rng.standard_normal((240, 24))
+    X = centre[np.searchsorted(CLASSES, y)] + 1.5 * rng.standard_normal((240, 24))
     X = (X + np.linspace(-20, 20, 24)) * np.geomspace(0.05, 2, 24)
     return X.astype(np.float16).astype(np.float32), y  # as a cache gives them
 
@@ -176,10 +177,10 @@ def test_names_and_order(card: cards.Head, data: tuple[np.ndarray, np.ndarray]) 
     """The four names come out in CLASSES' order, probabilities sum to 1, and the same seed gives the same bits."""
     X, y = data
     head = heads.build(card, seed=1).fit(X[:180], y[:180], validation=(X[180:], y[180:]))
-    assert tuple(head.classes_) == cards.CLASSES
+    assert tuple(head.classes_) == CLASSES
     p = head.predict_proba(X)
     np.testing.assert_allclose(p.sum(1), 1, atol=1e-6)
-    assert (head.predict(X) == np.array(cards.CLASSES)[p.argmax(1)]).all()
+    assert (head.predict(X) == np.array(CLASSES)[p.argmax(1)]).all()
     again = heads.build(card, seed=1).fit(X[:180], y[:180], validation=(X[180:], y[180:]))
     np.testing.assert_array_equal(again.predict_proba(X), p)
 

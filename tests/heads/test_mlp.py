@@ -14,7 +14,8 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from embedkit import heads
 from embedkit.heads import mlp
-from embedkit.heads.mlp import MLP, focal_gradient, rate
+from embedkit.heads._focal import focal_gradient, rate
+from embedkit.heads.mlp import MLP
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,9 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_m
 from embedkit import audio
 from embedkit.corpora import Utterance
 from embedkit.errors import CorpusError
-from embedkit.runtime import CLASSES, Predictor, evaluate
+from embedkit.evaluation import evaluate
+from embedkit.runtime import Predictor
+from embedkit.runtime.model import CLASSES
 
 MAP = {"anger": ["angry"], "happiness": ["happy", "glad"], "neutral": ["neutral"], "sadness": ["sad"]}
 CLASS_OF = {label: name for name, labels in MAP.items() for label in labels}

@@ -12,10 +12,10 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from embedkit import cards
+from embedkit.classes import CLASSES
 from embedkit.errors import ModelError
-from embedkit.runtime import CLASSES, Predictor, file_digest
-from embedkit.runtime.model import options
+from embedkit.runtime import Predictor
+from embedkit.runtime.model import file_digest, options
 
 Make = Callable[..., Path]
 
@@ -34,11 +34,6 @@ def test_a_whole_file_opens(exported: Path) -> None:
     assert predictor.labels == CLASSES
     assert predictor.rate == 16_000
     assert predictor.meta["embedkit.weights"] == "random"
-
-
-def test_the_classes_are_those_of_the_cards() -> None:
-    """The runtime spells them out itself, so that it needs no pydantic."""
-    assert CLASSES == cards.CLASSES
 
 
 def test_the_digest_is_plain_sha256_over_zeros(exported: Path) -> None:
@@ -111,7 +106,7 @@ def test_another_interface(make: Make) -> None:
 
 def test_a_graph_that_onnxruntime_cannot_load(exported: Path, tmp_path: Path) -> None:
     """Signed and whole, but with an operator that does not exist."""
-    from embedkit.runtime import sign
+    from embedkit.runtime.model import sign
 
     model = onnx.load(exported)
     model.graph.node[0].op_type = "Loudness"

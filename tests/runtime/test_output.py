@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from embedkit.errors import UserError
-from embedkit.runtime import CLASSES, output
+from embedkit.runtime import output
+from embedkit.runtime.model import CLASSES
 
 
 def said(file: str, shares: list[list[float]]) -> dict[str, object]:

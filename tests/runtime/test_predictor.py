@@ -14,7 +14,8 @@ import soundfile
 
 from embedkit import audio
 from embedkit.errors import ClipError
-from embedkit.runtime import CLASSES, Predictor, speech
+from embedkit.runtime import Predictor, speech
+from embedkit.runtime.model import CLASSES
 
 Hand = Callable[[np.ndarray], np.ndarray]
 

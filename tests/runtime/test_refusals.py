@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from embedkit import cli
-from embedkit.runtime import sign
+from embedkit.runtime.model import sign
 from embedkit.workspace import init
 
 Spoil = Callable[[bytes], bytes]

@@ -18,7 +18,9 @@ import soundfile
 
 from embedkit import cli, export, web
 from embedkit.errors import ModelError, UserError
-from embedkit.runtime import CLASSES, Predictor
+from embedkit.runtime import Predictor
+from embedkit.runtime.model import CLASSES
+from embedkit.web import pages
 from embedkit.workspace import init
 
 WORDS = "[...document.querySelectorAll('#windows tr')].map(r => [...r.querySelectorAll('data')].map(d => +d.value))"
@@ -94,7 +96,7 @@ def test_a_cached_package_is_used_as_it_is_pinned(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(UserError, match="install Node"):
         web.fetch()
-    monkeypatch.setattr(web, "INTEGRITY", base64.b64encode(hashlib.sha512(b"right").digest()).decode())
+    monkeypatch.setattr(pages, "INTEGRITY", base64.b64encode(hashlib.sha512(b"right").digest()).decode())
     assert web.fetch() == kept
 
 
@@ -162,7 +164,7 @@ def test_the_verbs(
 ) -> None:
     """stitch-export --web lays the page of the file that it made; serve refuses a folder without one."""
     made = {"model": str(loudness), "bytes": 1_000, "certificate": {}}
-    monkeypatch.setattr(export, "stitch", lambda *_, **__: dict(made))
+    monkeypatch.setattr(export, "stitch_study", lambda *_, **__: dict(made))
     monkeypatch.setattr(web, "fetch", lambda: stand_in)
     home = ["--workspace", str(init(tmp_path / "home").root)]
     assert cli.run([*home, "stitch-export", "--web", str(tmp_path / "site"), "--json"]) == 0

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from embedkit.encoders.hubert import FRAMES, multiple, samples
+from embedkit.encoders.hubert.frames import FRAMES, multiple, samples
 
 
 def lay_out(model: Any, device: str, dtype: torch.dtype) -> Any:

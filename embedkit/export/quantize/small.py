@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from embedkit.export.quantize import Array, Wave, attributes, copied, outputs_of, replace, weights
+from embedkit.export.quantize._graph import Array, Wave, attributes, copied, outputs_of, replace, weights
 
 BLOCK = 128  # weights that share a scale
 LEAST, MOST = -8, 7  # of 4 bits

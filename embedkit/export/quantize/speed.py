@@ -16,7 +16,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from embedkit.encoders.exported import leading_to
-from embedkit.export.quantize import Array, attributes, copied, quantized, replace, weights
+from embedkit.export.quantize._graph import Array, attributes, copied, quantized, replace, weights
 
 NARROWEST = 32  # input channels: the first convolution of the waveform has one, too short a window to gain anything
 TURN = [0, 2, 1]  # [batch, channel, frame] <-> [batch, frame, channel]

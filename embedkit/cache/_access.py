@@ -1,0 +1,39 @@
+"""The writer's lock, and HDF5's errors as one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# filelock: a lock that the operating system drops when its process dies.
+from filelock import FileLock, Timeout
+
+from embedkit.errors import CacheError
+
+DAMAGED = "not a cache, or damaged; --fresh begins anew"
+NOT_WRITTEN = "cannot be written; is the folder writable, the disk full?"
+
+
+def _acquired(path: Path) -> FileLock:
+    """The writer's lock, held until it is released."""
+    lock = FileLock(path.with_name(path.name + ".lock"), thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise CacheError(f"{path}: another process is writing it; wait until it ends") from None
+    except OSError as error:
+        raise CacheError(f"{path}: cannot be written ({error.strerror or error})") from None
+    return lock
+
+
+@contextmanager
+def _readable(path: Path, advice: str) -> Iterator[None]:
+    """HDF5's own errors, many lines long, as one CacheError."""
+    try:
+        yield
+    except CacheError:
+        raise
+    except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+        detail = " ".join(str(error).split())[:160]
+        raise CacheError(f"{path}: {advice} ({detail})") from None

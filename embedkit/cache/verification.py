@@ -1,0 +1,66 @@
+"""Reading a cache file again, all of it, and its recordings where they are at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embedkit.cache._schema import DONE, SKIPPED
+from embedkit.cache.file import Cache
+from embedkit.cache.identity import changes
+from embedkit.encoders import STATS
+from embedkit.errors import ClipError
+
+
+def verify(path: Path, root: Path | None = None) -> dict[str, Any]:
+    """Read everything again; with the corpus's place, its label files and every clip too.
+
+    Returns {file, rows, recordings, problems}: how many rows are done, how many recordings were read again, and one
+    line for each thing that is not as it should be.
+    """
+    with Cache.open(path) as cache:
+        problems = [*_unsound(cache)]
+        recordings = 0
+        if root is not None:
+            recordings = int((cache.done == DONE).sum())
+            problems += _altered(cache, root)
+        return {"file": str(path), "rows": cache.rows, "recordings": recordings, "problems": problems}
+
+
+def _unsound(cache: Cache) -> Iterator[str]:
+    """What is wrong inside the file."""
+    states, digests = cache.done, cache.audio_digests
+    done = np.flatnonzero(states == DONE)
+    if cache.digest != cache.identity.digest:
+        yield "its digest is not that of its settings: an attribute was changed after it was written"
+    if len(set(cache.ids.tolist())) < cache.rows:
+        yield "an id is there twice"
+    if (states > SKIPPED).any():
+        yield f"{int((states > SKIPPED).sum())} rows are neither missing, done nor skipped"
+    bad = np.zeros(len(done), bool)
+    for view, layer, stat in np.ndindex(1 + cache.identity.views, cache.layers, len(STATS)):
+        column = cache.features(done, views=(view,), layers=(layer,), stats=(stat,))
+        bad |= ~np.isfinite(column).all(axis=(1, 2, 3, 4))
+    yield from (f"{cache.ids[row]}: marked done, but its features are not finite" for row in done[bad])
+    yield from (f"{cache.ids[row]}: marked done without a digest of its sound" for row in done if not digests[row])
+
+
+def _altered(cache: Cache, root: Path) -> Iterator[str]:
+    """What is not as the corpus has it now."""
+    from embedkit import audio, corpora
+
+    rows, digests = cache.utterances(), cache.audio_digests
+    now = {u.id: u for u in corpora.load(cache.identity.corpus, root)}
+    if difference := changes(rows, [now[u.id] for u in rows if u.id in now]):
+        yield f"the corpus has changed: {difference}"
+    folder = corpora.folder(cache.identity.corpus, root)
+    for row in np.flatnonzero(cache.done == DONE):
+        u = rows[row]
+        try:
+            if audio.digest(corpora.read_sound(folder, u)) != digests[row]:
+                yield f"{u.id}: {u.file} is not the sound that was encoded"
+        except ClipError as error:
+            yield f"{u.id}: {error}"

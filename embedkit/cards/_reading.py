@@ -1,0 +1,100 @@
+"""Cards as TOML: read, overridden by dotted keys, and checked; errors name the nearest right key."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+# pydantic: checks types and ranges of a card and shows the offending value.
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from embedkit.errors import CardError, did_you_mean
+from embedkit.workspace import read_toml
+
+
+class Card(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+AnyCard = TypeVar("AnyCard", bound=Card)
+
+
+def read(kind: type[AnyCard], path: Path, overrides: Mapping[str, Any] | None = None) -> AnyCard:
+    """A card from its file; overrides by dotted key (`{"folds.k": 4}`) win. Its name is the file's.
+
+    Raises CardError that names the file, the key and the nearest right one.
+    """
+    return build(kind, {**read_toml(path), "name": path.stem}, overrides, where=str(path))
+
+
+def build(
+    kind: type[AnyCard], data: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, where: str = "settings"
+) -> AnyCard:
+    """A card from a dictionary; see `read`."""
+    merged = _deep_copy(data)
+    for key, value in (overrides or {}).items():
+        _put(merged, key.split("."), value, key)
+    try:
+        return kind.model_validate(merged)
+    except ValidationError as error:
+        raise CardError(f"{where}: {_first_problem(kind, error)}") from None
+
+
+def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
+    """`--set KEY=VALUE` flags as {key: value}. A value is read as TOML where it is TOML, else as text.
+
+    >>> parse_settings(["folds.k=4", "heads.mlp.activation=relu"])
+    {'folds.k': 4, 'heads.mlp.activation': 'relu'}
+    """
+    result: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key:
+            raise CardError(f"--set {setting}: expected KEY=VALUE, e.g. folds.k=4")
+        try:
+            result[key] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            result[key] = value
+    return result
+
+
+def _deep_copy(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: _deep_copy(v) if isinstance(v, Mapping) else v for k, v in data.items()}
+
+
+def _put(data: dict[str, Any], parts: list[str], value: Any, key: str) -> None:
+    for part in parts[:-1]:
+        data = data.setdefault(part, {})
+        if not isinstance(data, dict):
+            raise CardError(f"--set {key}: '{part}' is a value, not a table")
+    data[parts[-1]] = value
+
+
+def _first_problem(kind: type[BaseModel], error: ValidationError) -> str:
+    """The first of pydantic's complaints in one line, with the nearest key where one is unknown."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        word = str(first["loc"][-1])
+        return f"unknown key '{key}'{did_you_mean(word, _keys(kind, first['loc'][:-1]))}"
+    if first["type"] == "missing":
+        return f"'{key}' is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    return f"{key} = {first['input']!r}: {message}" if key else message
+
+
+def _keys(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    """The keys that a card knows at a dotted place."""
+    model: Any = kind
+    for part in path:
+        if _is_model(model) and part in model.model_fields:
+            model = model.model_fields[part].annotation
+            model = next((a for a in get_args(model) if _is_model(a)), model)
+    return list(model.model_fields) if _is_model(model) else []
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)

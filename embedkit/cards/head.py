@@ -1,0 +1,63 @@
+"""Heads, heads/*.toml: a classifier on pooled features and its search space."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+# pydantic: checks types and ranges of a card and shows the offending value.
+from pydantic import Field, model_validator
+
+from embedkit.cards._reading import Card
+
+
+class IntRange(Card):
+    type: Literal["int"]
+    low: int
+    high: int
+    step: int = Field(1, ge=1)
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.log and self.step != 1:
+            raise ValueError("log = true goes with step = 1 only")
+        _check_order(self)
+        return self
+
+
+class FloatRange(Card):
+    type: Literal["float"]
+    low: float
+    high: float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        _check_order(self)
+        return self
+
+
+def _check_order(of: IntRange | FloatRange) -> None:
+    if not of.low <= of.high or (of.log and of.low <= 0):
+        least = "0 < low" if of.log else "low"
+        raise ValueError(f"{least} <= high must hold, but got {of.low:g} and {of.high:g}")
+
+
+class Choice(Card):
+    type: Literal["choice"]
+    of: list[bool | int | float | str] = Field(min_length=1)
+
+
+Space = Annotated[IntRange | FloatRange | Choice, Field(discriminator="type")]
+
+
+class Head(Card):
+    """A classifier on pooled features: its kind, fixed parameters and search space."""
+
+    name: str = ""
+    summary: str = ""
+    kind: str  # the module of embedkit/heads/ that builds it
+    # What it trains on: the clean view; one view drawn for each row and epoch (MLP only); all views, weight 1/(1+K).
+    views: Literal["clean", "draw", "all"] = "clean"
+    fixed: dict[str, Any] = {}  # the estimator's parameters, by its own names
+    search: dict[str, Space] = {}

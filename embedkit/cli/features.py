@@ -1,0 +1,126 @@
+"""The verbs `extract` and `cache`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from embedkit.cli._common import _show_pairs, _show_rows, _verb, _workspace
+
+
+def _extract(verbs: Any) -> None:
+    p = _verb(
+        verbs,
+        "extract",
+        _run_extract,
+        "encode a corpus once: clean and augmented layer features to HDF5",
+        _show_extract,
+    )
+    p.add_argument(
+        "--corpus",
+        default="iemocap",
+        metavar="NAME",
+        help="iemocap, crema-d, ravdess, or a manifest (default: iemocap)",
+    )
+    p.add_argument("--root", type=Path, metavar="DIR", help="where the corpus lies (a manifest: its .csv)")
+    p.add_argument(
+        "--recipe", default="exact", metavar="CARD", help="sound, views, precision: a card of cache/ (default: exact)"
+    )
+    p.add_argument("--encoder", metavar="ENCODER", help="hub id, folder, or an exported .onnx (default: the recipe's)")
+    p.add_argument(
+        "--views",
+        type=int,
+        metavar="K",
+        help="augmented views beside the clean one; 0: clean only (default: the recipe's)",
+    )
+    p.add_argument(
+        "--labels",
+        choices=["mapped", "all"],
+        default="mapped",
+        help="rows: those of the label map, or every labelled turn",
+    )
+    p.add_argument(
+        "--limit", type=int, metavar="N", help="N rows spread over speakers and labels; the rest stays to do"
+    )
+    p.add_argument("--jobs", type=int, metavar="N", help="worker processes (default: the number of cores)")
+    p.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    p.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="any key of the recipe, e.g. sound.trim_db=30"
+    )
+    p.add_argument("--fresh", action="store_true", help="begin a new file in place of one with other settings")
+
+
+def _run_extract(args: argparse.Namespace) -> dict[str, Any]:
+    from embedkit import cards
+    from embedkit.extract import extract_corpus
+
+    workspace = _workspace(args)
+    recipe = cards.read(cards.Recipe, workspace.card("cache", args.recipe), cards.parse_settings(args.set))
+    return extract_corpus(
+        workspace,
+        args.corpus,
+        root=args.root,
+        recipe=recipe,
+        encoder=args.encoder,
+        views=args.views,
+        labels=args.labels,
+        limit=args.limit,
+        jobs=args.jobs,
+        device=args.device,
+        fresh=args.fresh,
+    )
+
+
+def _show_extract(r: dict[str, Any]) -> str:
+    lines = [f"{r['cache']}: {r['done']} of {r['rows']} rows done, {r['todo']} to do, {len(r['skipped'])} skipped"]
+    lines += [f"  skipped {s['id']}: {s['reason']}" for s in r["skipped"]]
+    if r["audio_seconds_per_second"]:
+        lines.append(f"  {r['audio_seconds_per_second']:.1f} s of sound a second")
+    if r.get("weights") == "random":
+        lines.append("  weights: random")
+    return "\n".join(lines)
+
+
+def _cache(verbs: Any) -> None:
+    p = verbs.add_parser("cache", help="what is cached, of what, complete or not")
+    sub = p.add_subparsers(title="what", metavar="WHAT", required=True)
+    _verb(sub, "ls", _run_cache_ls, "every cache file of the workspace", _show_rows)
+    for name, call, text in (
+        ("info", _run_cache_info, "one file: identity, shape, rows"),
+        (
+            "verify",
+            _run_cache_verify,
+            "read everything again: features, digests, and each clip where its corpus is found",
+        ),
+    ):
+        q = _verb(sub, name, call, text, _show_pairs, failed=lambda r: bool(r.get("problems")))
+        q.add_argument("file", type=Path, metavar="FILE")
+        if name == "verify":
+            q.add_argument("--root", type=Path, metavar="DIR", help="where the corpus lies")
+
+
+def _run_cache_ls(args: argparse.Namespace) -> list[dict[str, Any]]:
+    from embedkit import cache
+
+    return cache.ls(_workspace(args))
+
+
+def _run_cache_info(args: argparse.Namespace) -> dict[str, Any]:
+    from embedkit import cache
+
+    return cache.info(args.file)
+
+
+def _run_cache_verify(args: argparse.Namespace) -> dict[str, Any]:
+    from embedkit import cache
+    from embedkit.errors import CorpusError
+
+    corpus = cache.info(args.file)["corpus"]
+    try:
+        root = _workspace(args).corpus_root(corpus, args.root)
+    except CorpusError as error:
+        print(f"embedkit: the recordings are not read again: {error}", file=sys.stderr)
+        root = None
+    return cache.verify(args.file, root)

@@ -1,0 +1,212 @@
+"""The verbs `stitch-export`, `predict`, `serve` and `evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from embedkit.cli._common import _verb, _workspace
+from embedkit.errors import UserError
+
+
+def _layer(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
+
+
+def _stitch_export(verbs: Any) -> None:
+    p = _verb(
+        verbs,
+        "stitch-export",
+        _run_stitch_export,
+        "encoder and head in one ONNX file, checked against torch",
+        _show_stitch,
+    )
+    p.add_argument("study", nargs="?", metavar="STUDY", help="default: the newest finished study")
+    p.add_argument("--head", metavar="NAME", help="default: with arm and layer, the best mean validation UA")
+    p.add_argument("--arm", metavar="NAME")
+    p.add_argument("--layer", type=_layer, metavar="N", help="a number, concat or weighted")
+    p.add_argument(
+        "--profile",
+        choices=["size", "speed", "small", "float"],
+        help="size: 8-bit weights (default); speed: 8-bit integers; small: 4-bit weights; float: the reference",
+    )
+    p.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: studies/<study>/<head>-<profile>.onnx")
+    p.add_argument(
+        "--clips", type=int, metavar="N", help="real clips that certify it (default: 1000, or all there are)"
+    )
+    p.add_argument("--root", type=Path, metavar="DIR", help="where the corpus lies that the study was tested on")
+    p.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a limit that it is held to, e.g. certificate.size.flips=0.2",
+    )
+    p.add_argument(
+        "--refit",
+        action="store_true",
+        help="then train the head anew on the file's own features, and write FILE-refit.onnx with what that wins back",
+    )
+    p.add_argument("--web", type=Path, metavar="DIR", help="write a page there that runs the file in a browser")
+
+
+def _run_stitch_export(args: argparse.Namespace) -> dict[str, Any]:
+    from embedkit import cards, web
+    from embedkit.export import stitch_study
+
+    package = web.fetch() if args.web else None  # what is missing is asked for before minutes of work
+    result = stitch_study(
+        _workspace(args),
+        study=args.study,
+        head=args.head,
+        arm=args.arm,
+        layer=args.layer,
+        profile=args.profile,
+        output=args.output,
+        root=args.root,
+        settings=cards.parse_settings(args.set),
+        refit=args.refit,
+        **({} if args.clips is None else {"clips": args.clips}),
+    )
+    if args.web:
+        result["web"] = web.write(Path(result["model"]), args.web, package)
+    return result
+
+
+def _show_stitch(r: dict[str, Any]) -> str:
+    from embedkit.export import modelcard
+    from embedkit.report import render
+
+    c = r["certificate"]
+    lines = [
+        f"{r['model']}: {r['bytes'] / 1e6:.2f} million bytes",
+        f"  {c['head']} of study {c['study']}, arm {c['arm']}, layer {c['layer']}; encoder {c['encoder']}",
+        "",
+        render.text(modelcard.figures(c)),
+        "",
+        f"model card: {r['card']}",
+    ]
+    if c["weights"] == "random":
+        lines.append("note: the encoder's weights are random, so its answers mean nothing")
+    if "web" in r:
+        lines.append(f"page: {r['web']['folder']}; see it with: embedkit serve {r['web']['folder']}")
+    return "\n".join(lines)
+
+
+def _predict(verbs: Any) -> None:
+    p = _verb(
+        verbs,
+        "predict",
+        _run_predict,
+        "probabilities of recordings, from the exported file alone",
+        _show_predict,
+        failed=lambda r: any("error" in f for f in r["files"]),
+    )
+    p.add_argument("model", type=Path, metavar="MODEL")
+    p.add_argument("audio", nargs="+", type=Path, metavar="AUDIO")
+    p.add_argument("--no-vad", action="store_true", help="take the whole recording, not only its speech")
+    p.add_argument("--csv", type=Path, metavar="FILE", help="write a table too, one row a window")
+    p.add_argument("--plot", type=Path, metavar="FILE", help="draw the probabilities over time: .png, .svg, .pdf")
+
+
+def _run_predict(args: argparse.Namespace) -> dict[str, Any]:
+    from embedkit.runtime import Predictor, output
+
+    output.check(args.csv, args.plot, len(args.audio))
+    files = Predictor(args.model).predict_many(args.audio, vad=not args.no_vad)
+    if args.csv:
+        output.write_csv(files, args.csv)
+    if args.plot:
+        output.draw(files, args.plot)
+    return {"files": files}
+
+
+def _show_predict(r: dict[str, Any]) -> str:
+    lines = []
+    for f in r["files"]:
+        if "error" in f:
+            lines.append(f"{f['file']}: {f['error']}")
+            continue
+        shares = "  ".join(f"{name} {p:.3f}" for name, p in (f["probabilities"] or {}).items())
+        lines.append(f"{f['file']}: {f['label'] or 'no speech'}  {shares}")
+        lines += [
+            f"  {w['start']:8.2f} - {w['end']:8.2f} s  "
+            + "  ".join(f"{n} {p:.3f}" for n, p in w["probabilities"].items())
+            for w in f["windows"]
+        ]
+    return "\n".join(lines)
+
+
+def _serve(verbs: Any) -> None:
+    p = _verb(verbs, "serve", _run_serve, "a page of stitch-export --web, to this machine alone", lambda _: "stopped")
+    p.add_argument("folder", type=Path, metavar="DIR", help="the folder that --web wrote")
+    p.add_argument("--port", type=int, default=8000, metavar="N", help="0: any that is free (default: 8000)")
+
+
+def _run_serve(args: argparse.Namespace) -> dict[str, Any]:
+    from embedkit import web
+
+    def announce(address: str) -> None:
+        print(f"{args.folder} at {address} until Ctrl-C", file=sys.stderr)
+
+    web.serve(args.folder, args.port, announce)
+    return {"folder": str(args.folder)}
+
+
+def _evaluate(verbs: Any) -> None:
+    p = _verb(verbs, "evaluate", _run_evaluate, "an exported file on a whole corpus, clip by clip", _show_evaluate)
+    p.add_argument("model", type=Path, metavar="MODEL")
+    p.add_argument("--corpus", required=True, metavar="NAME")
+    p.add_argument("--root", type=Path, metavar="DIR", help="where the corpus lies")
+    p.add_argument(
+        "--long",
+        action="store_true",
+        help="on long recordings composed of the clips and pauses: with and without voice activity detection and"
+        " windows; how much more is called neutral than is",
+    )
+    long = p.add_argument_group("with --long")
+    long.add_argument(
+        "--held-out",
+        action="store_true",
+        default=None,
+        help="judge each clip by its study's head of the fold that was tested on it",
+    )
+    long.add_argument("--clips", type=int, metavar="N", help="clips in each recording (default: 4)")
+    long.add_argument("--gap", type=float, nargs=2, metavar="S", help="shortest and longest pause (default: 1 6)")
+    long.add_argument("--noise", type=float, metavar="DB", help="of half the pauses, against the clips (default: -30)")
+    long.add_argument("--seed", type=int, metavar="N", help="of the composition (default: 0)")
+
+
+def _run_evaluate(args: argparse.Namespace) -> dict[str, Any]:
+    from embedkit import corpora
+    from embedkit.evaluation import evaluate
+    from embedkit.runtime import Predictor
+
+    asked = {k: getattr(args, k) for k in ("held_out", "clips", "gap", "noise", "seed") if getattr(args, k) is not None}
+    if asked and not args.long:
+        raise UserError(f"--{next(iter(asked)).replace('_', '-')} belongs to --long; give both or neither")
+    predictor = Predictor(args.model)
+    root = _workspace(args).corpus_root(args.corpus, args.root)
+    if args.long:
+        from embedkit.evaluation import long
+
+        return long.evaluate(_workspace(args), predictor, args.corpus, root, **asked)
+    rows = corpora.load(args.corpus, root)
+    labels = corpora.reader(args.corpus, root).LABELS
+    return {"corpus": args.corpus, **evaluate(predictor, rows, corpora.folder(args.corpus, root), labels)}
+
+
+def _show_evaluate(r: dict[str, Any]) -> str:
+    if "ways" in r:
+        from embedkit.evaluation.table import text
+
+        return text(r)
+    lines = [f"{r['corpus']}: {r['rows']} clips   WA {r['wa']:.4f}   UA {r['ua']:.4f}   macro F1 {r['macro_f1']:.4f}"]
+    names = list(r["f1"])
+    lines.append("  said as   " + "".join(f"{n:>11}" for n in names) + "         F1")
+    for name, row in zip(names, r["confusion"], strict=True):
+        lines.append(f"  {name:<10}" + "".join(f"{n:>11}" for n in row) + f"{r['f1'][name]:>11.4f}")
+    lines += [f"  skipped {s['id']}: {s['reason']}" for s in r["skipped"]]
+    return "\n".join(lines)

@@ -1,0 +1,101 @@
+"""The verbs `corpora`, `init`, `demo` and `bench`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from embedkit.cli._common import _show_pairs, _verb, _workspace
+from embedkit.errors import UserError
+
+
+def _corpora(verbs: Any) -> None:
+    p = _verb(verbs, "corpora", _run_corpora, "every corpus known: licence, place, how to get it", _show_corpora)
+    p.add_argument("name", nargs="?", metavar="NAME", help="read this one and count it")
+    p.add_argument("--root", type=Path, metavar="DIR", help="where it lies")
+
+
+def _run_corpora(args: argparse.Namespace) -> Any:
+    from embedkit import corpora
+
+    if args.name:
+        return corpora.summary(args.name, _workspace(args).corpus_root(args.name, args.root))
+    return [_describe_corpus(args, name) for name in corpora.names()]
+
+
+def _describe_corpus(args: argparse.Namespace, name: str) -> dict[str, Any]:
+    from embedkit import corpora
+
+    try:
+        place = str(_workspace(args).corpus_root(name))
+    except UserError:
+        place = ""
+    reader = corpora.reader(name)
+    return {"corpus": name, "place": place, "licence": reader.LICENCE, "source": reader.SOURCE}
+
+
+def _show_corpora(r: Any) -> str:
+    if isinstance(r, dict):
+        return _show_pairs(r)
+    return "\n\n".join(
+        f"{c['corpus']}\n  place: {c['place'] or 'not set'}\n  licence: {c['licence']}\n  source: {c['source']}"
+        for c in r
+    )
+
+
+def _init(verbs: Any) -> None:
+    p = _verb(
+        verbs,
+        "init",
+        _run_init,
+        "a workspace elsewhere: the three folders and their cards",
+        lambda r: f"workspace: {r['workspace']}",
+    )
+    p.add_argument("folder", type=Path, metavar="DIR")
+
+
+def _run_init(args: argparse.Namespace) -> dict[str, Any]:
+    from embedkit.workspace import init
+
+    return {"workspace": str(init(args.folder).root)}
+
+
+def _demo(verbs: Any) -> None:
+    p = _verb(
+        verbs,
+        "demo",
+        _run_demo,
+        "the whole path on synthetic speech, in a workspace demo/ of its own",
+        lambda r: str(r.pop("table")),
+    )
+    p.add_argument("--folder", type=Path, default=Path("demo"), metavar="DIR", help="default: demo")
+
+
+def _run_demo(args: argparse.Namespace) -> dict[str, Any]:
+    from embedkit.demo import demo
+
+    return demo(args.folder)
+
+
+def _bench(verbs: Any) -> None:
+    p = _verb(verbs, "bench", _run_bench, "what this machine can do, and how near embedkit comes to it", _show_bench)
+    p.add_argument("--only", default="", metavar="NAME,...", help="machine, extraction, heads, growth, startup")
+    p.add_argument(
+        "--full", action="store_true", help="what takes more than 10 minutes too: 100 trials, a million rows"
+    )
+    p.add_argument("--figure", type=Path, metavar="DIR", help="draw how the cost grows: growth.svg in a folder")
+
+
+def _run_bench(args: argparse.Namespace) -> dict[str, Any]:
+    from embedkit import bench
+
+    only = [name for name in args.only.split(",") if name]
+    return bench.run(only, bench.Size(full=args.full), args.figure, lambda line: print(line, file=sys.stderr))
+
+
+def _show_bench(r: dict[str, Any]) -> str:
+    from embedkit.bench import text
+
+    return text(r)

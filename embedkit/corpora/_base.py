@@ -1,0 +1,83 @@
+"""What a corpus's reader offers and yields, and how readers find their files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from embedkit.errors import CorpusError
+
+SUFFIXES = (".wav", ".flac")  # where a clip is there as both, the first counts
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One labelled recording, or one part of a recording. Unknown texts are "", unknown numbers NaN."""
+
+    id: str  # unique in its corpus
+    file: str  # relative to the corpus's root, with forward slashes
+    label: str  # the corpus's own word
+    speaker: str  # a reader gives the corpus's own id; `load` makes it "<corpus>:<id>"
+    session: str = ""
+    text: str = ""  # what is said: the sentence's id, where the corpus has one (shared between speakers)
+    dialogue: str = ""
+    gender: str = ""  # "female", "male" or ""
+    start: float = math.nan  # where it begins and ends in `file` (s); NaN: the whole file
+    end: float = math.nan
+    valence: float = math.nan
+    activation: float = math.nan
+    dominance: float = math.nan
+
+
+class Reader(Protocol):
+    """What a module of this folder offers."""
+
+    LICENCE: str  # the terms, in a few words
+    SOURCE: str  # how to get it
+    LABELS: dict[str, list[str]]  # the default label map: class -> the corpus's own labels
+
+    def folder(self, root: Path) -> Path:
+        """The folder that `Utterance.file` is relative to: root, or the one in it that is meant."""
+        ...
+
+    def read(self, root: Path) -> Iterator[Utterance]:
+        """Yield every labelled utterance in one order on every machine; CorpusError where root is not this corpus."""
+        ...
+
+
+def locate(name: str, root: Path, marker: str) -> Path:
+    """root, or the only folder directly in it, that holds something matching marker (a glob).
+
+    Raises CorpusError that says which folder to give, where one near by is the right one.
+    """
+    if not root.is_dir():
+        raise CorpusError(f"{root}: a file; expected the folder of {name} that holds {marker}")
+    if _holds(root, marker):
+        return root
+    below = [p for p in sorted(root.iterdir()) if p.is_dir() and _holds(p, marker)]
+    if len(below) == 1:
+        return below[0]
+    if below:
+        raise CorpusError(f"{root}: {name} lies there {len(below)} times; give one: {', '.join(p.name for p in below)}")
+    above = next((p for p in root.resolve().parents if _holds(p, marker)), None)
+    hint = f"give the folder above: {above}" if above else "is this the right folder, and is it unpacked?"
+    raise CorpusError(f"{root}: not {name}: it holds no {marker}; {hint}")
+
+
+def recordings(place: Path) -> dict[str, Path]:
+    """{stem: path} of the sound files directly in place, sorted; none where there is no such folder.
+
+    macOS's `._` companions are left out; a .wav is taken before a .flac of the same name.
+    """
+    if not place.is_dir():
+        return {}
+    found = [p for p in place.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("._")]
+    found.sort(key=lambda p: (p.stem, -SUFFIXES.index(p.suffix.lower())))
+    return {p.stem: p for p in found}  # of a stem that is there twice the last, .wav, stays
+
+
+def _holds(place: Path, marker: str) -> bool:
+    return next(place.glob(marker), None) is not None

@@ -1,0 +1,63 @@
+"""Finding readers: a module of this folder is a corpus, by its name."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+from embedkit.corpora._base import Reader, Utterance
+from embedkit.errors import CorpusError, did_you_mean
+
+
+def names() -> list[str]:
+    """Every corpus that has a module, as the command line spells it ("crema-d")."""
+    modules = (module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
+    return sorted(name.replace("_", "-") for name in modules if not name.startswith("_"))
+
+
+def reader(name: str, root: Path | None = None) -> Reader:
+    """The reader of a corpus. Any name whose place is a .csv is read as a manifest.
+
+    Raises CorpusError with the nearest known name.
+    """
+    if name not in names():
+        if root is None or root.suffix.lower() != ".csv":
+            raise CorpusError(f"unknown corpus '{name}'{did_you_mean(name, names())}")
+        name = "manifest"
+    return cast(Reader, importlib.import_module(f"embedkit.corpora.{name.replace('-', '_')}"))
+
+
+def load(name: str, root: Path) -> list[Utterance]:
+    """Every labelled utterance of the corpus at root, speakers named "<corpus>:<id>".
+
+    Raises CorpusError where root is missing, holds nothing that the reader knows, or names an utterance twice.
+    """
+    rows = [replace(u, speaker=f"{name}:{u.speaker}") for u in _reader_at(name, root).read(root)]
+    if not rows:
+        raise CorpusError(f"{root}: no labelled utterance of {name} found")
+    seen: set[str] = set()
+    for row in rows:
+        if row.id in seen:
+            raise CorpusError(f"{root}: utterance '{row.id}' is there twice")
+        seen.add(row.id)
+    return rows
+
+
+def folder(name: str, root: Path) -> Path:
+    """The folder that `Utterance.file` is relative to: a manifest's own, else root or the folder in it that is meant.
+
+    Raises CorpusError as `load` does.
+    """
+    return _reader_at(name, root).folder(root)
+
+
+def _reader_at(name: str, root: Path) -> Reader:
+    found = reader(name, root)
+    if not root.exists():
+        raise CorpusError(
+            f"{root}: no such file or folder; where does {name} lie? (--root, or [corpora] in embedkit.toml)"
+        )
+    return found

@@ -1,0 +1,151 @@
+"""A checkpoint's folder: its files, their digest, and transformers' own model from safetensors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedkit.encoders._base import Spec
+from embedkit.errors import EncoderError
+
+if TYPE_CHECKING:
+    pass
+
+
+CONFIG = "config.json"
+PREPROCESSOR = "preprocessor_config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"  # of weights in several files
+RANDOM_MARKER = "WEIGHTS_ARE_RANDOM"  # a file of this name says that nothing was learned
+
+log = logging.getLogger(__name__)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint, in order of their names.
+
+    Raises EncoderError where the index of a sharded one names a file outside the folder, or one that is not there.
+    """
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    names = sorted(set(_read_json(folder / INDEX).get("weight_map", {}).values()))
+    for name in names:
+        if Path(name).name != name or not name.endswith(".safetensors") or not (folder / name).is_file():
+            raise EncoderError(f"{folder / INDEX}: no weights '{name}' beside it; download the checkpoint again")
+    return [folder / name for name in names]
+
+
+def _check_files(folder: Path, name: str) -> None:
+    """config.json, preprocessor_config.json and safetensors are there; EncoderError says what to do."""
+    has_weights = (folder / WEIGHTS).is_file() or (folder / INDEX).is_file()
+    if not has_weights and any(folder.glob("*.bin")):
+        raise EncoderError(pickles_only(name))
+    for file, there in (
+        (CONFIG, (folder / CONFIG).is_file()),
+        (WEIGHTS, has_weights),
+        (PREPROCESSOR, (folder / PREPROCESSOR).is_file()),
+    ):
+        if not there:
+            raise EncoderError(
+                f"{name}: {file} is missing; an encoder's folder holds {CONFIG}, {PREPROCESSOR} and {WEIGHTS}"
+            )
+
+
+def pickles_only(name: str) -> str:
+    return (
+        f"{name}: its weights are pickles (pytorch_model.bin), which can run code and are never read; convert them"
+        f" where you trust them: python -c \"from transformers import AutoModel; AutoModel.from_pretrained('{name}')"
+        f".save_pretrained('DIR')\", copy {PREPROCESSOR} into DIR, and give --encoder DIR"
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EncoderError(f"{path}: cannot be read as JSON ({error}); download the checkpoint again") from None
+    if not isinstance(data, dict):
+        raise EncoderError(f"{path}: expected a JSON object; download the checkpoint again")
+    return data
+
+
+def _digest(files: list[Path]) -> str:
+    """SHA-256 over the files' bytes, one after the other: of a single file, the hub's own."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _tensor_sizes(file: Path) -> dict[str, int]:
+    """{weight: its number of elements}, from a safetensors file's header alone."""
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(min(length, 100_000_000)))
+        return {key: math.prod(value["shape"]) for key, value in header.items() if key != "__metadata__"}
+    except (OSError, struct.error, ValueError, KeyError, TypeError):
+        raise EncoderError(f"{file}: not a safetensors file, or cut short; download the checkpoint again") from None
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+
+
+def pretrained(spec: Spec) -> tuple[Any, tuple[str, ...]]:
+    """transformers' own model in fp32 and evaluation mode, and the checkpoint's weights that it has no use for.
+
+    Raises EncoderError where a weight is missing or has another shape (transformers would fill it at random).
+    """
+    import torch
+    from transformers import AutoModel
+
+    try:
+        with _quiet():
+            model, info = AutoModel.from_pretrained(
+                spec.folder,
+                dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except Exception as error:  # a damaged checkpoint fails in many ways, all of which mean the same to the user
+        raise EncoderError(f"{spec.id}: the checkpoint does not load ({_one_line(error)}); download it again") from None
+    # Only masked pretraining uses masked_spec_embed; many checkpoints leave it out.
+    missing = sorted(key for key in info["missing_keys"] if not key.endswith("masked_spec_embed"))
+    if missing:
+        raise EncoderError(
+            f"{spec.id}: {len(missing)} weights are missing from the checkpoint ({missing[0]}, ...);"
+            " it is not one of this architecture: choose another encoder"
+        )
+    unexpected = tuple(sorted(info["unexpected_keys"]))
+    if unexpected:
+        log.info("%s: %d weights not used: %s", spec.id, len(unexpected), ", ".join(unexpected))
+    return model.eval().requires_grad_(False), unexpected
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers' progress bar and its table of unused weights would clutter stderr; we report what matters."""
+    from transformers.utils import logging
+
+    its: Any = logging
+    verbosity, bar = its.get_verbosity(), its.is_progress_bar_enabled()
+    its.set_verbosity_error()
+    its.disable_progress_bar()
+    try:
+        yield
+    finally:
+        its.set_verbosity(verbosity)
+        if bar:
+            its.enable_progress_bar()

@@ -1,0 +1,125 @@
+"""An encoder that has learned nothing: DistilHuBERT's exact geometry, seeded random weights, and a marker that says so.
+
+It stands in for the real one where a demonstration must run without a network. Every table and file made from it says
+`weights: random`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedkit.audio import RATE
+from embedkit.encoders._checkpoint import CONFIG, PREPROCESSOR, RANDOM_MARKER, WEIGHTS
+
+# config.json of ntu-spml/distilhubert, as far as it shapes the encoder.
+DISTILHUBERT: dict[str, Any] = {
+    "architectures": ["HubertModel"],
+    "model_type": "hubert",
+    "num_hidden_layers": 2,
+    "hidden_size": 768,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "conv_dim": [512] * 7,
+    "conv_kernel": [10, 3, 3, 3, 3, 2, 2],
+    "conv_stride": [5, 2, 2, 2, 2, 2, 2],
+    "conv_bias": False,
+    "feat_extract_norm": "group",
+    "feat_extract_activation": "gelu",
+    "feat_proj_layer_norm": False,
+    "hidden_act": "gelu",
+    "do_stable_layer_norm": False,
+    "num_conv_pos_embeddings": 128,
+    "num_conv_pos_embedding_groups": 16,
+    "layer_norm_eps": 1e-05,
+    "apply_spec_augment": False,
+    "mask_time_prob": 0.0,
+    "mask_feature_prob": 0.0,
+}  # fmt: skip
+
+Weights = dict[str, npt.NDArray[np.float32]]
+
+
+def distilhubert_geometry(folder: Path, seed: int = 0) -> Path:
+    """DistilHuBERT's geometry (2 layers, 768 wide, 23.5 M parameters) in `folder`; see `hubert_geometry`."""
+    return hubert_geometry(folder, seed, DISTILHUBERT)
+
+
+def hubert_geometry(folder: Path, seed: int, config: Mapping[str, Any]) -> Path:
+    """Write config.json, model.safetensors, preprocessor_config.json and the marker; returns the folder.
+
+    config: keys as in DISTILHUBERT; group norm, no stable layer norm. The same seed gives the same weights on every
+    machine (numpy's PCG64, no torch).
+    """
+    from safetensors.numpy import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
+    preprocessor = {
+        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+        "feature_size": 1,
+        "sampling_rate": RATE,
+        "padding_value": 0,
+        "do_normalize": False,
+        "return_attention_mask": False,
+    }
+    (folder / PREPROCESSOR).write_text(json.dumps(preprocessor, indent=2) + "\n", encoding="utf-8")
+    (folder / RANDOM_MARKER).write_text(f"seeded random weights (seed {seed}): nothing was learned\n", encoding="utf-8")
+    weights = _weights(np.random.default_rng(seed), config)
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})  # two keys would change places from run to run
+    return folder
+
+
+def _weights(rng: np.random.Generator, config: Mapping[str, Any]) -> Weights:
+    """He's initialisation where a GELU follows, LeCun's elsewhere: signals keep their size through the stack."""
+    width = config["hidden_size"]
+    weights: Weights = {}
+    inputs = 1
+    for i, (outputs, kernel) in enumerate(zip(config["conv_dim"], config["conv_kernel"], strict=True)):
+        weights[f"feature_extractor.conv_layers.{i}.conv.weight"] = _normal(
+            rng, (outputs, inputs, kernel), 2 / (inputs * kernel)
+        )
+        inputs = outputs
+    weights |= _norm("feature_extractor.conv_layers.0.layer_norm", config["conv_dim"][0])
+    weights |= _linear(rng, "feature_projection.projection", inputs, width)
+    weights |= _positional_convolution(rng, "encoder.pos_conv_embed.conv", config)
+    weights |= _norm("encoder.layer_norm", width)
+    for i in range(config["num_hidden_layers"]):
+        layer = f"encoder.layers.{i}"
+        for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            weights |= _linear(rng, f"{layer}.attention.{part}", width, width)
+        weights |= _norm(f"{layer}.layer_norm", width)
+        weights |= _linear(rng, f"{layer}.feed_forward.intermediate_dense", width, config["intermediate_size"], gain=2)
+        weights |= _linear(rng, f"{layer}.feed_forward.output_dense", config["intermediate_size"], width)
+        weights |= _norm(f"{layer}.final_layer_norm", width)
+    return weights
+
+
+def _positional_convolution(rng: np.random.Generator, name: str, config: Mapping[str, Any]) -> Weights:
+    """Weight norm over the kernel's positions (dim 2): weight_v, and weight_g its norm at each position."""
+    width, kernel = config["hidden_size"], config["num_conv_pos_embeddings"]
+    inputs = width // config["num_conv_pos_embedding_groups"]
+    v = _normal(rng, (width, inputs, kernel), 4 / (inputs * kernel))
+    g = np.sqrt((v.astype(np.float64) ** 2).sum((0, 1), keepdims=True)).astype(np.float32)
+    return {f"{name}.weight_v": v, f"{name}.weight_g": g, f"{name}.bias": np.zeros(width, np.float32)}
+
+
+def _linear(rng: np.random.Generator, name: str, inputs: int, outputs: int, gain: float = 1) -> Weights:
+    return {
+        f"{name}.weight": _normal(rng, (outputs, inputs), gain / inputs),
+        f"{name}.bias": np.zeros(outputs, np.float32),
+    }
+
+
+def _norm(name: str, width: int) -> Weights:
+    return {f"{name}.weight": np.ones(width, np.float32), f"{name}.bias": np.zeros(width, np.float32)}
+
+
+def _normal(rng: np.random.Generator, shape: tuple[int, ...], variance: float) -> npt.NDArray[np.float32]:
+    return rng.standard_normal(shape, dtype=np.float32) * np.float32(math.sqrt(variance))

@@ -1,0 +1,105 @@
+"""Finding encoders: a module of this folder reads one family."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from embedkit.audio import RATE
+from embedkit.encoders._base import Encoder, Family, Spec
+from embedkit.encoders._checkpoint import (
+    CONFIG,
+    PREPROCESSOR,
+    RANDOM_MARKER,
+    _check_files,
+    _digest,
+    _read_json,
+    _tensor_sizes,
+    weight_files,
+)
+from embedkit.encoders._hub import _from_hub
+from embedkit.errors import EncoderError, did_you_mean
+
+
+def resolve(name: str) -> Spec:
+    """An encoder by hub id ("ntu-spml/distilhubert"), by the folder that holds it, or in an exported file. No torch.
+
+    Raises EncoderError, with what to do, where it cannot be had, holds pickles only, or is of no known family.
+    """
+    folder = Path(name).expanduser()
+    if is_exported(folder):
+        from embedkit.encoders import exported
+
+        return exported.resolve(folder)
+    if folder.is_dir():
+        id_, revision = folder.resolve().name, ""
+    else:
+        folder = _from_hub(name)
+        id_, revision = name, folder.name
+    _check_files(folder, name)
+    config = _read_json(folder / CONFIG)
+    if (rate := _read_json(folder / PREPROCESSOR).get("sampling_rate", RATE)) != RATE:
+        raise EncoderError(f"{name}: it wants {rate} Hz; embedkit's sound is {RATE} Hz: choose another encoder")
+    family = _family_of(config, name)
+    layers, dim = family.geometry(config)
+    files = weight_files(folder)
+    return Spec(
+        id=id_,
+        folder=folder,
+        revision=revision,
+        weights_digest=_digest(files),
+        random=(folder / RANDOM_MARKER).exists(),
+        family=family.__name__.rsplit(".", 1)[-1],  # type: ignore[attr-defined]
+        layers=layers,
+        dim=dim,
+        parameters=sum(n for file in files for key, n in _tensor_sizes(file).items() if family.is_used(key)),
+    )
+
+
+def is_exported(path: Path) -> bool:
+    """Whether it is a file of `stitch-export`, by its name."""
+    return path.suffix == ".onnx"
+
+
+def slug(name: str) -> str:
+    """The name under cache/<recipe>/ of what `resolve` would find, without looking into it."""
+    path = Path(name).expanduser()
+    if is_exported(path):
+        from embedkit.encoders import exported
+
+        name = exported.name_of(path)
+    elif path.is_dir():
+        name = path.resolve().name
+    return name.replace("/", "--")
+
+
+def load(spec: Spec, precision: str = "fp32", device: str = "cpu", crop: bool = False) -> Encoder:
+    """The encoder, ready to pool. precision: "fp32" or "bf16"; device: "cpu" or "cuda"; crop: of a Whisper encoder
+    (`Sound.crop`).
+
+    Raises EncoderError where the weights do not fit the config.
+    """
+    if precision not in ("fp32", "bf16"):
+        raise EncoderError(f"precision '{precision}'{did_you_mean(precision, ['fp32', 'bf16'])}")
+    return _family(spec.family).load(spec, precision, device, crop)
+
+
+def families() -> dict[str, Family]:
+    """Every family that has a module, by its name."""
+    modules = (module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
+    return {name: _family(name) for name in modules if not name.startswith("_")}
+
+
+def _family(name: str) -> Family:
+    return cast(Family, importlib.import_module(f"embedkit.encoders.{name}"))
+
+
+def _family_of(config: Mapping[str, Any], name: str) -> Family:
+    model_type = str(config.get("model_type", ""))
+    known = {read: family for family in families().values() for read in family.MODEL_TYPES}
+    if model_type not in known:
+        raise EncoderError(f"{name}: no encoder of model_type '{model_type}'{did_you_mean(model_type, known)}")
+    return known[model_type]

@@ -1,0 +1,109 @@
+"""The HuBERT family: waveform in. HuBERT, DistilHuBERT, wav2vec 2.0, WavLM and data2vec-audio.
+
+Sources: Hsu et al. 2021 (HuBERT), Chang et al. 2022 (DistilHuBERT), Baevski et al. 2020 and 2022 (wav2vec 2.0,
+data2vec), Chen et al. 2022 (WavLM). They differ in training and details of the layers, which transformers knows; the
+frame is the same in all: 400 samples (25 ms), one every 320 (20 ms).
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedkit.encoders._base import Spec, check_length, pooled
+from embedkit.encoders._checkpoint import PREPROCESSOR, pretrained
+from embedkit.encoders.hubert.frames import FRAMES, multiple, samples
+
+MODEL_TYPES = ("hubert", "wav2vec2", "wavlm", "data2vec-audio")
+
+
+def geometry(config: Mapping[str, Any]) -> tuple[int, int]:
+    return config["num_hidden_layers"] + 1, config["hidden_size"]
+
+
+def is_used(key: str) -> bool:
+    return "feature_extractor." in key or "feature_projection." in key or "encoder." in key
+
+
+def load(spec: Spec, precision: str, device: str, _: bool) -> Hubert:
+    return Hubert(spec, precision, device)
+
+
+class Hubert:
+    """transformers' model with faster convolutions (`forward.py`). See `embedkit.encoders.Encoder`."""
+
+    def __init__(self, spec: Spec, precision: str, device: str) -> None:
+        import torch
+
+        from embedkit.encoders.hubert.forward import lay_out
+
+        # WavLM hands torch a boolean mask beside a float bias; that is fine, and torch would say so on stderr.
+        warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask and attn_mask")
+        model, self.unexpected = pretrained(spec)
+        config = model.config
+        # Where norms stand between positional convolutions, padding cannot be kept out of a clip by a mask.
+        self._maskable = hasattr(model.encoder.pos_conv_embed, "conv") and not getattr(
+            config, "conv_pos_batch_norm", False
+        )
+        self._kernels, self._strides = list(config.conv_kernel), list(config.conv_stride)
+        self._shortest = samples(1, self._kernels, self._strides)
+        self._device = device
+        self._model = lay_out(model, device, torch.bfloat16 if precision == "bf16" else torch.float32)
+        preprocessor = json.loads((spec.folder / PREPROCESSOR).read_text(encoding="utf-8"))
+        self._do_normalize = preprocessor.get("do_normalize", True)  # transformers' own default
+
+    def pool(self, wave: npt.NDArray[np.float32], *, pad_to: int = 0) -> npt.NDArray[np.float32]:
+        return self.pool_many([wave], pad_to=pad_to)[0]
+
+    def pool_many(self, waves: Sequence[npt.NDArray[np.float32]], *, pad_to: int = 0) -> list[npt.NDArray[np.float32]]:
+        for wave in waves:
+            check_length(wave, self._shortest)
+        waves = [self._prepared(wave, pad_to) for wave in waves]
+        if self._maskable:
+            return self._pool_batch(waves)
+        return [self._pool_batch([wave])[0] for wave in waves]
+
+    def _pool_batch(self, waves: Sequence[npt.NDArray[np.float32]]) -> list[npt.NDArray[np.float32]]:
+        import torch
+
+        own = [self._frames(len(wave)) for wave in waves]
+        lengths = torch.tensor([len(wave) for wave in waves])
+        batch = max(len(wave) for wave in waves)
+        if self._maskable:
+            batch = max(batch, samples(multiple(max(own), FRAMES), self._kernels, self._strides))
+        mask = (torch.arange(batch) < lengths[:, None]).long() if self._maskable else None
+        signal = torch.from_numpy(np.stack([np.pad(wave, (0, batch - len(wave))) for wave in waves]))
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            self._model.feature_extractor.lengths = lengths.to(self._device)
+            self._model.feature_extractor.frames = padded(max(own)) if self._maskable else 0
+            states = self._model(
+                signal.to(self._device),
+                attention_mask=None if mask is None else mask.to(self._device),
+                output_hidden_states=True,
+            ).hidden_states
+            return [pooled(torch.stack([state[i, :n] for state in states])) for i, n in enumerate(own)]
+
+    def _prepared(self, wave: npt.NDArray[np.float32], pad_to: int) -> npt.NDArray[np.float32]:
+        """The checkpoint's own normalisation, as Wav2Vec2FeatureExtractor does it, then zeros up to pad_to."""
+        if self._do_normalize:
+            wave = (wave - wave.mean()) / np.sqrt(wave.var() + np.float32(1e-7))
+        return np.pad(wave, (0, max(0, pad_to - len(wave)))).astype(np.float32, copy=False)
+
+    def _frames(self, length: int) -> int:
+        for kernel, stride in zip(self._kernels, self._strides, strict=True):
+            length = (length - kernel) // stride + 1
+        return length
+
+
+def padded(frames: int) -> int:
+    """A multiple of 16, beyond 512 frames of an eighth of the power of two below: each shape costs 4 MB and 50 ms.
+
+    >>> [padded(frames) for frames in (1, 200, 512, 513, 1_025)]
+    [16, 208, 512, 576, 1152]
+    """
+    return multiple(frames, 16 if frames <= 512 else 1 << (frames - 1).bit_length() - 4)

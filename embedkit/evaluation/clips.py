@@ -1,0 +1,60 @@
+"""A finished file on a whole corpus, clip by clip and without voice activity detection: the paper's RAVDESS test."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embedkit import metrics
+from embedkit.corpora import Utterance, read_sound
+from embedkit.errors import ClipError, CorpusError
+
+if TYPE_CHECKING:
+    from embedkit.runtime import Predictor
+
+
+def evaluate(
+    predictor: Predictor, utterances: Iterable[Utterance], folder: Path, label_map: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
+    """Predict every utterance that the label map covers and hold the classes against its labels.
+
+    folder: where the utterances' files lie; label_map: class to the corpus's own labels.
+    Returns {model, rows, left_out: {label: count}, skipped: [{id, reason}], wa, ua, macro_f1, f1: {class: 0..1},
+    confusion: [truth][said] in the order of the classes}. A class that is neither present nor predicted has F1 0 and
+    is no part of macro F1. Raises CorpusError where no utterance could be predicted.
+    """
+    class_of = {label: name for name, labels in label_map.items() for label in labels}
+    left_out: Counter[str] = Counter()
+    skipped: list[dict[str, str]] = []
+    truth: list[str] = []
+    said: list[str] = []
+    for utterance in utterances:
+        if utterance.label not in class_of:
+            left_out[utterance.label] += 1
+            continue
+        try:
+            wave = read_sound(folder, utterance)
+            best = int(predictor.probabilities(wave).argmax())
+        except ClipError as error:
+            skipped.append({"id": utterance.id, "reason": str(error)})
+            continue
+        truth.append(class_of[utterance.label])
+        said.append(predictor.labels[best])
+    if not truth:
+        raise CorpusError(
+            f"nothing to evaluate {predictor.path} on: {len(skipped)} clips skipped, {left_out.total()} of other labels"
+        )
+    scores = metrics.scores(truth, said)
+    return {
+        "model": str(predictor.path),
+        "rows": len(truth),
+        "left_out": dict(sorted(left_out.items())),
+        "skipped": skipped,
+        **scores,
+        "f1": {name: scores["f1"].get(name, 0.0) for name in predictor.labels},
+        "confusion": np.asarray(metrics.confusion(truth, said, predictor.labels)).tolist(),
+    }

@@ -1,0 +1,100 @@
+"""Long recordings composed of a corpus's clips."""
+
+from __future__ import annotations
+
+import zlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from embedkit import audio
+from embedkit.audio import RATE, Wave
+from embedkit.corpora import Utterance, read_sound
+from embedkit.errors import ClipError, UserError
+from embedkit.evaluation.fold_heads import Judges
+
+
+@dataclass(frozen=True)
+class Composition:
+    """How recordings are composed. Raises UserError for what cannot be meant.
+
+    clips: in each recording, at least (one of a speaker who has fewer holds them all); gap: the shortest and the
+    longest pause (s); noise: of the noisy half of the pauses, white, against the clips' own level (dB, root mean
+    squares); the other half is digital silence. seed: of the order, the lengths, which half, and the noise.
+    """
+
+    clips: int = 4
+    gap: tuple[float, float] = (1.0, 6.0)
+    noise: float = -30.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.clips < 1 or not 0 <= self.gap[0] <= self.gap[1] < np.inf or not -np.inf < self.noise <= 0:
+            raise UserError(
+                f"{self.clips} clips, pauses of {self.gap[0]:g} to {self.gap[1]:g} s, noise at {self.noise:g} dB:"
+                " expected at least 1 clip, 0 <= shortest <= longest, and noise at 0 dB or below"
+            )
+
+    def compose(self, clips: Sequence[Wave], name: str) -> Wave:
+        """float32 [samples]: pause, clip, pause, clip, ..., pause. The same name gives the same pauses."""
+        rng = self.drawn(name)
+        level = float(np.sqrt(np.mean(np.concatenate(clips).astype(np.float64) ** 2))) * 10 ** (self.noise / 20)
+        parts = [self._pause(rng, level)]
+        for clip in clips:
+            parts += [clip, self._pause(rng, level)]
+        return np.concatenate(parts)
+
+    def drawn(self, name: str) -> np.random.Generator:
+        """Random numbers of one recording, whatever was composed before it."""
+        return np.random.default_rng([self.seed, zlib.crc32(name.encode())])
+
+    def _pause(self, rng: np.random.Generator, level: float) -> Wave:
+        samples = round(rng.uniform(*self.gap) * RATE)
+        noisy = rng.random() < 0.5
+        return (rng.normal(0, level, samples) if noisy else np.zeros(samples)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Group:
+    """The utterances of one recording: one speaker, one class, one fold."""
+
+    speaker: str
+    truth: str
+    fold: str
+    number: int
+    rows: Sequence[Utterance]
+
+    @property
+    def name(self) -> str:
+        return f"{self.speaker} {self.truth} {self.fold} {self.number}"
+
+
+def _groups(
+    utterances: Sequence[Utterance], classes: Sequence[str], judges: Judges, composition: Composition
+) -> Iterator[Group]:
+    """Each utterance that has a class and a judge in one recording, in an order drawn for each speaker and class."""
+    found: dict[tuple[str, str, str], list[Utterance]] = defaultdict(list)
+    for utterance, truth in zip(utterances, classes, strict=True):
+        fold = judges.fold(utterance)
+        if truth and fold is not None:
+            found[utterance.speaker, truth, fold].append(utterance)
+    for key, rows in sorted(found.items()):
+        order = composition.drawn(" ".join(key)).permutation(len(rows))
+        parts = np.array_split(order, max(1, len(rows) // composition.clips))
+        for number, part in enumerate(parts):
+            yield Group(*key, number, [rows[i] for i in part])
+
+
+def _waves(group: Group, folder: Path, skipped: list[dict[str, str]]) -> Iterator[Wave]:
+    """The group's clips that can be used; the others join `skipped` with their reasons."""
+    for utterance in group.rows:
+        try:
+            wave = read_sound(folder, utterance)
+            audio.refuse_silence(wave)
+        except ClipError as error:
+            skipped.append({"id": utterance.id, "reason": str(error)})
+        else:
+            yield wave

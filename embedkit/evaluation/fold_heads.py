@@ -1,0 +1,87 @@
+"""The heads of a study's folds as predictors, so that nobody is judged by a head that has heard them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from embedkit.audio import Wave
+from embedkit.classes import CLASSES
+from embedkit.errors import StudyError
+from embedkit.runtime import Predictor
+from embedkit.workspace import Workspace
+
+if TYPE_CHECKING:
+    from embedkit.corpora import Utterance
+    from embedkit.heads import Estimator
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Who judges which utterance: the file itself, or each study fold's head what that fold was tested on."""
+
+    own: Predictor
+    fold_of: Mapping[str, str] = field(default_factory=dict)  # utterance to fold
+    of_fold: Mapping[str, Predictor] = field(default_factory=dict)  # empty: the file itself judges all
+
+    def fold(self, utterance: Utterance) -> str | None:
+        """The fold that an utterance belongs to, "" without folds, None for one that no fold was tested on."""
+        return self.fold_of.get(utterance.id) if self.of_fold else ""
+
+    def __getitem__(self, fold: str) -> Predictor:
+        return self.of_fold[fold] if self.of_fold else self.own
+
+
+def fold_heads(predictor: Predictor, workspace: Workspace) -> Judges:
+    """The file's encoder with the heads of the folds of the study that it is of, each on what its fold was tested on.
+
+    Raises StudyError where the workspace has no such study, or one of another encoder.
+    """
+    from embedkit import study as studies
+
+    meta = {key.removeprefix("embedkit."): value for key, value in predictor.meta.items()}
+    if not meta.get("study"):
+        raise StudyError(f"{predictor.path}: it does not say of which study it is; leave out --held-out")
+    finished = studies.open_study(workspace, meta["study"])
+    if finished.plan.identity.weights_digest != meta.get("weights_digest"):
+        raise StudyError(f"study {meta['study']} is of another encoder than {predictor.path}; export it again")
+    layer = next((r["layer"] for r in finished.results if str(r["layer"]) == meta["layer"]), meta["layer"])
+    choice = studies.Choice(meta["arm"], meta["head"], layer)
+    rows = finished.test_rows(choice)
+    if rows.empty:
+        raise StudyError(f"study {meta['study']} has no {' / '.join(map(str, choice))}; export it again")
+    temperature = float(meta.get("temperature", 1))
+    of_fold = {
+        fold: predictor.with_head(_head(finished.fold_head(choice, fold), temperature))
+        for fold in rows["fold"].unique()
+    }
+    return Judges(predictor, dict(zip(rows["utterance"], rows["fold"], strict=True)), of_fold)
+
+
+def _head(estimator: Estimator, temperature: float) -> Callable[[Wave], Wave]:
+    from embedkit import calibration
+    from embedkit.heads import class_columns
+
+    columns = class_columns(estimator)
+
+    def probabilities(embedding: Wave) -> Wave:
+        p = np.zeros(len(CLASSES), np.float32)
+        p[columns] = calibration.apply(estimator.predict_proba(embedding[None])[0], temperature)
+        return p
+
+    return probabilities
+
+
+def has_heard(predictor: Predictor, workspace: Workspace, corpus: str) -> bool:
+    """Was the file's head trained on this corpus? By the study that it is of; False where that is not at hand."""
+    name = predictor.meta.get("embedkit.study", "")
+    path = workspace.studies / name / "study.json"
+    if not name or not path.is_file():
+        return False
+    card = json.loads(path.read_text(encoding="utf-8"))["card"]
+    mixes = [arm["mix"] for arm in card["arms"] if arm["name"] == predictor.meta.get("embedkit.arm")]
+    return corpus == card["corpus"] or any(corpus in mix for mix in mixes)

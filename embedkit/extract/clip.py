@@ -1,0 +1,105 @@
+"""One clip: its views, prepared and encoded, or the reason why it cannot be used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from embedkit import audio, augment, encoders
+from embedkit.audio import Wave
+from embedkit.cards import Recipe
+from embedkit.corpora import Utterance, read_sound
+from embedkit.errors import ClipError
+
+
+@dataclass(frozen=True)
+class Task:
+    """A row to be encoded."""
+
+    row: int
+    utterance: Utterance
+
+    def __str__(self) -> str:
+        return self.utterance.id
+
+
+@dataclass
+class Clip:
+    """What has become of a task: waves, then features, or the reason why it cannot be used."""
+
+    row: int
+    seconds: float = float("nan")
+    digest: str = ""
+    waves: list[Wave] = field(default_factory=list)  # by view
+    features: npt.NDArray[np.float16] | None = None  # [view, layer, stat, dim]
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Listen:
+    """A clip's views, prepared and cut, ready to be encoded."""
+
+    folder: Path
+    recipe: Recipe
+    views: int
+
+    def __call__(self, task: Task) -> Clip:
+        clip = Clip(task.row)
+        try:
+            wave = read_sound(self.folder, task.utterance)
+            clip.seconds, clip.digest = len(wave) / audio.RATE, audio.digest(wave)
+            prepared = audio.prepare(wave, self.recipe.sound)
+            views = augment.views(prepared, self.recipe, task.utterance.id, self.views) if self.views else []
+            clip.waves = [audio.cut(view, self.recipe.sound) for view in (prepared, *views)]
+        except ClipError as error:
+            clip.reason = str(error)
+        return clip
+
+    @property
+    def pad_to(self) -> int:
+        return audio.padded_length(self.recipe.sound)
+
+
+class Encode:
+    """A clip's features, on a CPU. The encoder is loaded for the first clip that has sound."""
+
+    def __init__(self, listen: Listen, spec: encoders.Spec) -> None:
+        self.listen, self.spec = listen, spec
+        self._encoder: encoders.Encoder | None = None
+
+    def __call__(self, task: Task) -> Clip:
+        clip = self.listen(task)
+        if not clip.reason:
+            if self._encoder is None:
+                recipe = self.listen.recipe
+                self._encoder = encoders.load(self.spec, recipe.precision, "cpu", recipe.sound.crop)
+            pool(clip, self._encoder, self.listen.pad_to)
+        return clip
+
+
+def pool(clip: Clip, encoder: encoders.Encoder, pad_to: int) -> None:
+    """Turn a clip's waves into features, one by one."""
+    try:
+        keep(clip, [encoder.pool(wave, pad_to=pad_to) for wave in clip.waves])
+    except ClipError as error:
+        clip.waves, clip.reason = [], str(error)
+
+
+def keep(clip: Clip, pooled: Sequence[npt.NDArray[np.float32]]) -> None:
+    """Round a clip's features, [layer, stat, dim] a view, to float16, or say which of them does not fit."""
+    exact = np.stack(pooled)
+    with np.errstate(over="ignore", invalid="ignore"):
+        rounded = exact.astype(np.float16)
+    clip.waves = []
+    if np.isfinite(rounded).all():
+        clip.features = rounded
+        return
+    view, layer, stat, at = np.argwhere(~np.isfinite(rounded))[0]
+    value = exact[view, layer, stat, at]
+    clip.reason = (
+        f"view {view}, layer {layer}: its {encoders.STATS[stat]} holds {value:.6g}, outside float16 (at most 65504)"
+    )

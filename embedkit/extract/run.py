@@ -1,0 +1,161 @@
+"""The one pass: corpus -> sound -> views -> encoder -> cache. What is there already is not done again.
+
+On a CPU worker processes encode one clip at a time with one thread each, so features are the same bit by bit whatever
+the jobs, the order or the interruption. On a GPU the workers prepare the sound, and one process encodes batches.
+This process alone writes the file; a kill costs the rows in flight.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embedkit import audio, cache, cards, corpora, encoders
+from embedkit.cache import DONE, MISSING, Cache, Identity
+from embedkit.cards import Recipe
+from embedkit.corpora import read_sound
+from embedkit.errors import ClipError, EmbedkitError, UserError
+from embedkit.extract.clip import Clip, Listen, Task
+from embedkit.extract.encode import _encoded
+from embedkit.extract.plan import ExtractPlan, Held, Labels, plan_pass
+from embedkit.progress import progress_bar
+from embedkit.workers import Broken
+from embedkit.workspace import Workspace
+
+
+def extract_corpus(
+    workspace: Workspace,
+    corpus: str,
+    *,
+    recipe: Recipe,
+    root: Path | None = None,
+    encoder: str | None = None,
+    views: int | None = None,
+    labels: Labels = "mapped",
+    limit: int | None = None,
+    jobs: int | None = None,
+    device: str = "auto",
+    fresh: bool = False,
+    progress: bool | None = None,
+) -> dict[str, Any]:
+    """Encode every row of a corpus that its cache file does not hold yet.
+
+    encoder, views: None takes the recipe's. labels: rows that the corpus's label map covers, or "all". limit: do no
+    more than the first so many rows of `spread`. jobs: worker processes; None: by cores and clips. fresh: begin a new
+    file in place of the one that is there. progress: a bar on stderr; None: where stderr is a terminal.
+    Returns {cache, rows, done, todo, skipped: [{id, reason}], audio_seconds_per_second}, and weights: "random" where
+    that is so; the speed counts clips as decoded, whatever the views, and is 0 where nothing was to do.
+
+    Raises CorpusError, EncoderError, CacheError where the pass cannot begin; EmbedkitError where it was stopped (the
+    same command goes on from there).
+    """
+    _check(views, limit, jobs, labels)
+    place = workspace.corpus_root(corpus, root)
+    spec = encoders.resolve(encoder or recipe.encoder)
+    wanted = Identity.of(corpus, recipe, spec, views=views, labels=labels)
+    path = workspace.cache_file(recipe.name, spec.slug, corpus)
+    utterances, label_map = corpora.load(corpus, place), corpora.reader(corpus, place).LABELS
+    with ExitStack() as stack:
+        file = stack.enter_context(Cache.open(path, write=True)) if path.exists() and not fresh else None
+        todo = plan_pass(path, wanted, utterances, label_map, limit, Held.of(file) if file else None)
+        if file is None:
+            cache.create(path, todo.identity, todo.rows, spec.layers, spec.dim)
+            file = stack.enter_context(Cache.open(path, write=True))
+        # What is in effect stands in the file: a recipe of fewer views may say other augmentation, or none.
+        in_effect = cards.build(Recipe, todo.identity.recipe, where=str(path))
+        listen = Listen(corpora.folder(corpus, place), in_effect, todo.identity.views)
+        speed = _run(file, todo, listen, spec, jobs, device, progress)
+        return _report(file, speed)
+
+
+def _check(views: int | None, limit: int | None, jobs: int | None, labels: str) -> None:
+    for flag, value, least in (("--views", views, 0), ("--limit", limit, 1), ("--jobs", jobs, 1)):
+        if value is not None and value < least:
+            raise UserError(f"{flag} {value}: expected at least {least}")
+    if labels not in ("mapped", "all"):
+        raise UserError(f"--labels {labels}: expected mapped or all")
+
+
+def _report(file: Cache, speed: float) -> dict[str, Any]:
+    done = file.done
+    report: dict[str, Any] = {
+        "cache": str(file.path),
+        "rows": file.rows,
+        "done": int((done == DONE).sum()),
+        "todo": int((done == MISSING).sum()),
+        "skipped": [{"id": id_, "reason": reason} for id_, reason in file.skipped()],
+        "audio_seconds_per_second": round(speed, 3),
+    }
+    return {**report, "weights": "random"} if file.identity.random else report
+
+
+def _run(
+    file: Cache,
+    todo: ExtractPlan,
+    listen: Listen,
+    spec: encoders.Spec,
+    jobs: int | None,
+    device: str,
+    progress: bool | None,
+) -> float:
+    """Do what is planned. Returns seconds of sound a second."""
+    rows = sorted([*todo.todo, *_changed(file, todo, listen)])
+    if not rows:
+        return 0.0
+    tasks = [Task(row, todo.rows[row]) for row in rows]
+    begin, heard = time.monotonic(), 0.0
+    try:
+        with (
+            closing(_encoded(tasks, listen, spec, jobs, device)) as groups,
+            progress_bar(len(tasks), unit="clip", show=progress) as bar,
+        ):
+            for clips in groups:
+                _write(file, clips)
+                bar.update(len(clips))
+                heard += sum(clip.seconds for clip in clips if clip.features is not None)
+    except KeyboardInterrupt:
+        raise EmbedkitError(f"stopped; {_kept(file)}") from None
+    except Broken as error:
+        raise EmbedkitError(f"{error}; {_kept(file)}") from None
+    return heard / (time.monotonic() - begin)
+
+
+def _changed(file: Cache, todo: ExtractPlan, listen: Listen) -> list[int]:
+    """Of the rows skipped before, those whose sound is another now; without encoding anything."""
+    if not todo.retry:
+        return []
+    digests, reasons = file.audio_digests, dict(file.skipped())
+    changed = []
+    for row in todo.retry:
+        utterance = todo.rows[row]
+        try:
+            if audio.digest(read_sound(listen.folder, utterance)) != digests[row]:
+                changed.append(row)
+        except ClipError as error:
+            if str(error) != reasons[utterance.id]:
+                file.skip(row, str(error))
+    return changed
+
+
+def _kept(file: Cache) -> str:
+    done = int((file.done != MISSING).sum())
+    return f"{done} of {file.rows} rows are kept, and the same command (without --fresh) goes on from there"
+
+
+def _write(file: Cache, clips: Sequence[Clip]) -> None:
+    good = [(clip, clip.features) for clip in clips if clip.features is not None]
+    if good:
+        file.fill(
+            [clip.row for clip, _ in good],
+            np.stack([features for _, features in good]),
+            [clip.seconds for clip, _ in good],
+            [clip.digest for clip, _ in good],
+        )
+    for clip in clips:
+        if clip.features is None:
+            file.skip(clip.row, clip.reason, clip.digest)

@@ -1,0 +1,90 @@
+"""Heads as ONNX graphs."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embedkit.heads._base import Array
+
+if TYPE_CHECKING:
+    import onnx
+
+
+OPSET, IR = 21, 10
+
+
+def dense_onnx(
+    layers: list[tuple[Array, Array]], activation: str, mean: Array, scale: Array, temperature: float
+) -> onnx.ModelProto:
+    """Layers of (weight [in, out], bias [out]) with one activation ("Relu", "Gelu") between, then a softmax.
+
+    The features' mean and scale [dim] go into the first layer, the temperature into the last.
+    """
+    from onnx import helper, numpy_helper
+
+    weight, bias = layers[-1]
+    layers = [*layers[:-1], (weight / temperature, bias / temperature)]
+    weight, bias = layers[0]
+    layers[0] = weight / scale[:, None], bias - (mean / scale) @ weight
+    nodes, tensors, flow = [], [], "embedding"
+    for i, (weight, bias) in enumerate(layers):
+        tensors += [numpy_helper.from_array(weight.astype(np.float32), f"weight{i}")]
+        tensors += [numpy_helper.from_array(bias.astype(np.float32), f"bias{i}")]
+        last = i == len(layers) - 1
+        out = "logits" if last else f"linear{i}"
+        nodes.append(helper.make_node("Gemm", [flow, f"weight{i}", f"bias{i}"], [out], name=f"gemm{i}"))
+        if not last:
+            flow = f"active{i}"
+            nodes.append(helper.make_node(activation, [out], [flow], name=f"activation{i}"))
+    nodes.append(helper.make_node("Softmax", ["logits"], ["probabilities"], name="softmax", axis=1))
+    return _model(nodes, tensors, len(mean), len(bias))
+
+
+def skl_onnx(estimator: Any, dim: int, classes: int, temperature: float) -> onnx.ModelProto:
+    """Any estimator that skl2onnx can convert: its probabilities, their logarithm as logits, softmax(logits / T)."""
+    from onnx import helper, numpy_helper
+    from skl2onnx import convert_sklearn
+    from skl2onnx.common.data_types import FloatTensorType
+    from skl2onnx.helpers.onnx_helper import select_model_inputs_outputs
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # it reads attributes of SVC that scikit-learn will rename
+        graph = convert_sklearn(
+            estimator,
+            initial_types=[("embedding", FloatTensorType([None, dim]))],
+            target_opset={"": OPSET, "ai.onnx.ml": 3},
+            options={id(estimator): {"zipmap": False}},
+        )
+    graph = select_model_inputs_outputs(graph, ["probabilities"]).graph  # without what only the label needs
+    for node in graph.node:
+        node.output[:] = ["source_probabilities" if name == "probabilities" else name for name in node.output]
+    used = {name for node in graph.node for name in node.input}
+    tensors = [tensor for tensor in graph.initializer if tensor.name in used]
+    for name, value in (("smallest", np.finfo(np.float32).tiny), ("temperature", temperature)):
+        tensors.append(numpy_helper.from_array(np.array(value, dtype=np.float32), name))  # log 0 is -inf
+    nodes = [
+        *graph.node,
+        helper.make_node("Max", ["source_probabilities", "smallest"], ["positive"], name="max"),
+        helper.make_node("Log", ["positive"], ["log_probabilities"], name="log"),
+        helper.make_node("Div", ["log_probabilities", "temperature"], ["logits"], name="divide"),
+        helper.make_node("Softmax", ["logits"], ["probabilities"], name="softmax", axis=1),
+    ]
+    return _model(nodes, tensors, dim, classes)
+
+
+def _model(nodes: list[Any], tensors: list[Any], dim: int, classes: int) -> onnx.ModelProto:
+    """One graph with the heads' input and outputs, checked."""
+    from onnx import TensorProto, checker, helper
+
+    def value(name: str, width: int) -> Any:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width])
+
+    outputs = [value("logits", classes), value("probabilities", classes)]
+    graph = helper.make_graph(nodes, "head", [value("embedding", dim)], outputs, tensors)
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", 3)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=IR, producer_name="embedkit")
+    checker.check_model(model, full_check=True)
+    return model

@@ -1,0 +1,138 @@
+"""Heads: small classifiers on pooled features, each a scikit-learn estimator; being in the folder is the registration.
+
+A head fits features X [row, dim] and class names y [row]. `views` [row, K, dim] are augmented views of the same rows;
+`validation` (X, y) is there to stop early and is never trained on. What its siblings share lies here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import pkgutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from embedkit.errors import CardError, ModelError, did_you_mean
+from embedkit.heads._base import Estimator, Module
+
+if TYPE_CHECKING:
+    import onnx
+
+    from embedkit import cards
+
+
+FORMAT = 1  # of the folder that `save` writes
+
+
+def kinds() -> list[str]:
+    """Every kind of head that has a module."""
+    modules = (module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
+    return sorted(name for name in modules if not name.startswith("_"))
+
+
+def _module(kind: str, error: type[CardError] | type[ModelError], where: str) -> Module:
+    if kind not in kinds():
+        raise error(f"{where}: unknown kind '{kind}'{did_you_mean(kind, kinds())}")
+    return cast(Module, importlib.import_module(f"embedkit.heads.{kind}"))
+
+
+def build(card: cards.Head, seed: int = 0) -> Estimator:
+    """The estimator of a card, not fitted. In a card "none" stands for None, which TOML has not
+    (but for `activation`, where it is a value of its own).
+
+    Raises CardError for an unknown kind or parameter (with the nearest right one) and for a value out of range.
+    """
+    where = _where(card)
+    module = _module(card.kind, CardError, where)
+    known = _known(module, card)
+    for key in card.fixed:
+        if key not in known:
+            raise CardError(f"{where}: unknown parameter 'fixed.{key}'{did_you_mean(key, known)}")
+    return _make(module, card.fixed, seed, where)
+
+
+def check(card: cards.Head) -> None:
+    """Everything that can be wrong with a card and shows without training: kind, views, parameters, search space.
+
+    Raises CardError.
+    """
+    build(card)
+    where = _where(card)
+    module = _module(card.kind, CardError, where)
+    if card.views not in module.VIEWS:
+        raise CardError(f"{where}: views = '{card.views}': kind {card.kind} knows {' and '.join(module.VIEWS)}")
+    known = _known(module, card)
+    for key, space in card.search.items():
+        if key not in known:
+            raise CardError(f"{where}: unknown parameter 'search.{key}'{did_you_mean(key, known)}")
+        for value in space.of if space.type == "choice" else (space.low, space.high):
+            _make(module, {**card.fixed, key: value}, 0, f"{where}: search.{key}")
+
+
+def rounds(card: cards.Head) -> str:
+    """The parameter with which a refit repeats an early stop without validation: "epochs", "n_estimators" or ""."""
+    return _module(card.kind, CardError, _where(card)).ROUNDS
+
+
+def _where(card: cards.Head) -> str:
+    return f"heads/{card.name}.toml" if card.name else "head"
+
+
+def _known(module: Module, card: cards.Head) -> list[str]:
+    """The parameters that a card may set; the seed is the study's."""
+    try:
+        signature = inspect.signature(module.constructor(card.fixed))
+    except ValueError as error:
+        raise CardError(f"{_where(card)}: {error}") from None
+    own = ["estimator", "standardize"] if card.kind == "sklearn" else []
+    return own + [name for name in signature.parameters if name != "random_state"]
+
+
+def _make(module: Module, parameters: Mapping[str, Any], seed: int, where: str) -> Estimator:
+    chosen = {k: None if v == "none" and k != "activation" else v for k, v in parameters.items()}
+    try:
+        return cast(Estimator, module.make(chosen, seed))
+    except (ValueError, TypeError) as error:
+        raise CardError(f"{where}: {_one_line(error)}") from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def save(kind: str, estimator: Estimator, folder: Path) -> None:
+    """Write a fitted head as meta.json and arrays (safetensors, npz, LightGBM's text or ONNX); never a pickle."""
+    folder.mkdir(parents=True, exist_ok=True)
+    extra = _module(kind, ModelError, str(folder)).save(estimator, folder)
+    meta = {"format": FORMAT, "kind": kind, "classes": estimator.classes_.tolist(), **extra}
+    (folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+
+
+def load(kind: str, folder: Path) -> Estimator:
+    """A head that `save` wrote; it gives the probabilities of the one that was saved.
+
+    Raises ModelError where the folder holds none, or one of another kind or format.
+    """
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        found = (meta["format"], meta["kind"])
+        if found != (FORMAT, kind):
+            raise ModelError(f"{folder}: a head of format and kind {found}, expected {(FORMAT, kind)}; train it again")
+        return cast(Estimator, _module(kind, ModelError, str(folder)).load(folder, meta))
+    except ModelError:
+        raise
+    except Exception as error:  # each format's library has errors of its own for a damaged file
+        raise ModelError(f"{folder}: no whole head of kind {kind} ({_one_line(error)}); train it again") from None
+
+
+def to_onnx(kind: str, estimator: Estimator, temperature: float = 1.0) -> onnx.ModelProto:
+    """A fitted head as a graph of opset 21 and IR 10.
+
+    Input "embedding" [batch, dim] float32; outputs "logits" [batch, class] (divided by the temperature; log p for a
+    head that has no other) and "probabilities" [batch, class], which is their softmax.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature = {temperature}: expected a number above 0")
+    return _module(kind, ModelError, "to_onnx").to_onnx(estimator, temperature)

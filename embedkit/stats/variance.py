@@ -1,0 +1,107 @@
+"""Where scores vary: folds against seeds, and two sets of folds against each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Components:
+    """Variance of a score that is due to the fold, to the seed, and to the rest (their interplay, and noise)."""
+
+    fold: float
+    seed: float
+    rest: float
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """{fold, seed, rest}, of 1; all 0 where nothing varies."""
+        total = self.fold + self.seed + self.rest
+        parts = {"fold": self.fold, "seed": self.seed, "rest": self.rest}
+        return {name: part / total if total else 0.0 for name, part in parts.items()}
+
+
+def components(scores: npt.ArrayLike) -> Components:
+    """Two-way random effects of scores [fold, seed], from the mean squares; estimates below 0 are 0.
+
+    Raises ValueError for fewer than 2 folds or 2 seeds.
+    """
+    values = np.asarray(scores, float)
+    if values.ndim != 2 or min(values.shape) < 2:
+        raise ValueError(f"expected scores [fold, seed], at least 2 x 2; got shape {values.shape}")
+    folds, seeds = values.shape
+    by_fold, by_seed = values.mean(1, keepdims=True), values.mean(0, keepdims=True)
+    rest = float(((values - by_fold - by_seed + values.mean()) ** 2).sum() / ((folds - 1) * (seeds - 1)))
+    fold = (seeds * float(np.var(by_fold, ddof=1)) - rest) / seeds
+    seed = (folds * float(np.var(by_seed, ddof=1)) - rest) / folds
+    return Components(max(fold, 0.0), max(seed, 0.0), rest)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Two standard deviations compared: changes are relative to the first (-0.32: 32 % lower)."""
+
+    sd_change: float
+    variance_change: float
+    f: float  # the larger variance over the smaller
+    degrees: tuple[int, int]
+    p: float  # two-sided
+
+    def sentence(self, alpha: float = 0.05) -> str:
+        """What changed, sd and variance apart, and whether chance explains it."""
+        verdict = "not distinguishable" if self.p > alpha else "distinguishable"
+        return (
+            f"standard deviation {self.sd_change:+.0%}, variance {self.variance_change:+.0%}; "
+            f"F({self.degrees[0]},{self.degrees[1]}) = {self.f:.2f}, p = {self.p:.2g}: {verdict}"
+        )
+
+
+def compare_variance(sd_a: float, n_a: int, sd_b: float, n_b: int) -> Spread:
+    """F test of two standard deviations (ddof 1) over n values each. It takes the values as normal and independent.
+
+    >>> compare_variance(0.031, 5, 0.021, 5).sentence()
+    'standard deviation -32%, variance -54%; F(4,4) = 2.18, p = 0.47: not distinguishable'
+
+    Raises ValueError for a standard deviation of 0 or fewer than 2 values.
+    """
+    from scipy import special
+
+    if min(sd_a, sd_b) <= 0 or min(n_a, n_b) < 2:
+        raise ValueError(
+            f"expected standard deviations above 0 of at least 2 values; got {sd_a}, {sd_b} of {n_a}, {n_b}"
+        )
+    (large, top), (small, bottom) = sorted([(sd_a, n_a - 1), (sd_b, n_b - 1)], reverse=True)
+    f = (large / small) ** 2
+    p = min(1.0, 2 * float(special.fdtrc(top, bottom, f)))
+    return Spread(sd_b / sd_a - 1, (sd_b / sd_a) ** 2 - 1, f, (top, bottom), p)
+
+
+@dataclass(frozen=True)
+class Welch:
+    """Two means compared: difference b - a, and Welch's t."""
+
+    difference: float
+    t: float
+    degrees: float
+    p: float  # two-sided
+
+
+def welch(mean_a: float, sd_a: float, n_a: int, mean_b: float, sd_b: float, n_b: int) -> Welch:
+    """Welch's t test of two means from printed figures (sd with ddof 1), as for a paper that shows no more.
+
+    Not paired and over folds that share training rows, so a rough guide; `permutation` is the test of our own figures.
+    Raises ValueError where neither side varies or has fewer than 2 values.
+    """
+    from scipy import special
+
+    if min(sd_a, sd_b) < 0 or sd_a == sd_b == 0 or min(n_a, n_b) < 2:
+        raise ValueError(
+            f"expected standard deviations above 0 of at least 2 values; got {sd_a}, {sd_b} of {n_a}, {n_b}"
+        )
+    a, b = sd_a**2 / n_a, sd_b**2 / n_b
+    t = (mean_b - mean_a) / np.sqrt(a + b)
+    degrees = (a + b) ** 2 / (a**2 / (n_a - 1) + b**2 / (n_b - 1))
+    return Welch(mean_b - mean_a, float(t), float(degrees), 2 * float(special.stdtr(degrees, -abs(t))))

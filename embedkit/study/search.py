@@ -1,0 +1,127 @@
+"""Search a head's space with Optuna, on the validation UA of each fold. Test rows are never seen here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+# Optuna: samplers, pruners, and storages that survive a kill and that several processes can share.
+import optuna
+
+from embedkit import cards
+from embedkit.errors import FitError, StudyError
+
+Folds = Callable[[dict[str, Any]], Generator[float, None, None]]
+State = optuna.trial.TrialState
+SAMPLERS = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
+PRUNERS = {"median": optuna.pruners.MedianPruner, "none": optuna.pruners.NopPruner}
+REASON = "reason"  # why a trial failed, in its own attributes
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search ended with. `trials` counts the finished ones, pruned and failed included."""
+
+    params: dict[str, Any]
+    value: float  # mean validation UA over the folds, 0..1
+    trials: int
+    pruned: int
+    failed: int
+
+
+def search_parameters(
+    name: str,
+    space: Mapping[str, cards.Space],
+    folds: Folds,
+    settings: cards.Search,
+    storage: str,
+    on_progress: Callable[[int], object] = lambda _: None,
+) -> Found:
+    """The best parameters of a space by the mean over `folds(params)`, which yields one validation UA a fold in order.
+
+    name: of the search in the storage; one that is there already goes on until settings.trials are finished, and
+    processes that search under one name at the same time share them (each may add the one it was at). After each fold
+    the mean so far is reported, and the pruner may end the trial: the same folds lie behind the same step of every
+    trial, so trials are compared like with like. A trial that a kill cut short does not count; one whose head cannot be
+    fitted (FitError) does. on_progress: called with the number of finished trials.
+
+    Raises StudyError where the storage cannot be opened, or no trial could be fitted.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = _open(name, settings, storage)
+
+    def objective(trial: optuna.Trial) -> float:
+        # A sampler for each trial, seeded by its number: going on after a kill, or in several processes, never draws
+        # the same points again.
+        study.sampler = SAMPLERS[settings.sampler](seed=settings.seed * 1_000_003 + trial.number)
+        values: list[float] = []
+        try:
+            with closing(folds(_suggest(trial, space))) as scores:
+                for step, value in enumerate(scores):
+                    values.append(value)
+                    trial.report(sum(values) / len(values), step)
+                    if trial.should_prune():
+                        raise optuna.TrialPruned
+        except FitError as error:
+            trial.set_user_attr(REASON, str(error))
+            raise
+        return sum(values) / len(values)
+
+    while (done := len(_finished(study))) < settings.trials:
+        on_progress(done)
+        study.optimize(objective, n_trials=1, catch=FitError)
+    on_progress(done)
+    return _best(study)
+
+
+def _open(name: str, settings: cards.Search, storage: str) -> optuna.Study:
+    try:
+        return optuna.create_study(
+            study_name=name,
+            storage=storage,
+            direction="maximize",
+            load_if_exists=True,
+            pruner=PRUNERS[settings.pruner](),
+        )
+    except Exception as error:  # each database has its own errors: any of them means that it cannot be used
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        raise StudyError(f"storage {without_password(storage)} cannot be used ({said}); give --storage URL") from None
+
+
+def _finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """In order of their numbers. What Ctrl-C ended is marked as failed too, but not by us: it does not count."""
+    trials = study.get_trials(deepcopy=False, states=(State.COMPLETE, State.PRUNED, State.FAIL))
+    return [t for t in trials if t.state != State.FAIL or REASON in t.user_attrs]
+
+
+def _best(study: optuna.Study) -> Found:
+    trials = _finished(study)
+    count = {state: sum(t.state == state for t in trials) for state in (State.COMPLETE, State.PRUNED, State.FAIL)}
+    if not count[State.COMPLETE]:
+        reason = next((t.user_attrs[REASON] for t in trials if t.state == State.FAIL), "all were pruned")
+        raise StudyError(f"search: none of {len(trials)} trials could be fitted; the first: {reason}")
+    return Found(study.best_params, study.best_value, len(trials), count[State.PRUNED], count[State.FAIL])
+
+
+def without_password(url: str) -> str:
+    """A storage's URL as it may be shown and written.
+
+    >>> without_password("postgresql://me:secret@host/db")
+    'postgresql://me:***@host/db'
+    """
+    return re.sub(r"(://[^/:@]*):[^@]*@", r"\1:***@", url)
+
+
+def _suggest(trial: optuna.Trial, space: Mapping[str, cards.Space]) -> dict[str, Any]:
+    return {name: _draw(trial, name, range_) for name, range_ in space.items()}
+
+
+def _draw(trial: optuna.Trial, name: str, space: cards.Space) -> Any:
+    if isinstance(space, cards.IntRange):
+        return trial.suggest_int(name, space.low, space.high, step=space.step, log=space.log)
+    if isinstance(space, cards.FloatRange):
+        return trial.suggest_float(name, space.low, space.high, log=space.log)
+    return trial.suggest_categorical(name, space.of)

@@ -1,0 +1,123 @@
+"""The rows that a study takes from one cache."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from embedkit import cards, corpora, encoders
+from embedkit.cache import DONE, MISSING, SKIPPED, Cache, Identity
+from embedkit.classes import LabelMap
+from embedkit.errors import StudyError, did_you_mean
+from embedkit.study.folds import Rows
+from embedkit.workspace import Workspace
+
+# of a cache, kept for each row of a study
+COLUMNS = ("ids", "label", "speaker", "session", "dialogue", "text", "audio_digest")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a study takes from one cache: the rows that are encoded and whose label the map covers."""
+
+    corpus: str
+    path: Path
+    identity: Identity
+    layers: int
+    rows: Rows  # of the cache
+    y: npt.NDArray[np.str_]  # their classes
+    columns: Mapping[str, npt.NDArray[np.str_]]  # COLUMNS of those rows
+    skipped: int
+    missing: int
+    left_out: Mapping[str, int]  # labels that the map does not name, counted
+
+    @property
+    def digest(self) -> str:
+        """Of the rows used: other utterances, labels or sounds give another."""
+        text = "\n".join("\t".join(row) for row in zip(self.y, *self.columns.values(), strict=True))
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _default_labels(corpus: str) -> LabelMap:
+    """A reader's own label map; a corpus without a reader came from a manifest, where class names are labels."""
+    return corpora.reader(corpus if corpus in corpora.names() else "manifest").LABELS
+
+
+def _source(
+    workspace: Workspace,
+    study: cards.Study,
+    recipe: cards.Recipe,
+    place: str,
+    corpus: str,
+    labels: LabelMap,
+    partial: bool,
+) -> Source:
+    """Read a cache's columns; it must be there, complete (or partial), and of the recipe as its card now is."""
+    path = workspace.cache_file(recipe.name, encoders.slug(place), corpus)
+    command = _extract_command(study, corpus)
+    if not path.is_file():
+        known = {*corpora.names(), *(p.stem for p in path.parent.glob("*.h5"))}
+        hint = "" if corpus in known else did_you_mean(corpus, known)
+        raise StudyError(f"{path}: {corpus} is not cached with this recipe and encoder{hint or f'; try: {command}'}")
+    with Cache.open(path) as cache:
+        held, done, layers = cache.identity, cache.done, cache.layers
+        columns, utterances = cache.metadata(), cache.utterances()
+    settings = recipe.model_dump(mode="json", include={"precision", "sound", "augment"})
+    if different := replace(held, recipe=settings).differences(held):
+        raise StudyError(
+            f"{path}: not of recipe '{recipe.name}' as its card now is ({different[0]}); {command} --fresh"
+        )
+    extra = {*_words(labels)} - {*_words(_default_labels(corpus))}
+    if extra and held.labels == "mapped":
+        raise StudyError(
+            f"{path}: holds the rows of the default label map, none labelled {min(extra)};"
+            f" {command} --labels all --fresh"
+        )
+    y = np.array(corpora.classes_of(utterances, labels))
+    missing = int(np.sum((done == MISSING) & (y != "")))
+    if missing and not partial:
+        raise StudyError(f"{path}: {missing} of {np.sum(y != '')} rows are not encoded; {command}, or --partial")
+    rows = np.flatnonzero((done == DONE) & (y != ""))
+    if not len(rows):
+        raise StudyError(f"{path}: no row is encoded whose label is one of {', '.join(_words(labels))}")
+    return Source(
+        corpus=corpus,
+        path=path,
+        identity=held,
+        layers=layers,
+        rows=rows,
+        y=y[rows],
+        columns={name: columns[name][rows] for name in COLUMNS},
+        skipped=int(np.sum((done == SKIPPED) & (y != ""))),
+        missing=missing,
+        left_out=dict(sorted(Counter(columns["label"][y == ""].tolist()).items())),
+    )
+
+
+def _extract_command(study: cards.Study, corpus: str) -> str:
+    recipe = f" --recipe {study.recipe}" if study.recipe != "exact" else ""
+    encoder = f" --encoder {study.encoder}" if study.encoder else ""
+    return f"embedkit extract --corpus {corpus}{recipe}{encoder}"
+
+
+def _words(labels: LabelMap) -> list[str]:
+    """Every label that a map names."""
+    return [label for names in labels.values() for label in names]
+
+
+def _check_alike(sources: Sequence[Source]) -> None:
+    """Features of two encoders, or of two recipes, are not to be held against each other."""
+    first = sources[0]
+    for other in sources[1:]:
+        alike = replace(first.identity, corpus=other.corpus, views=other.identity.views, labels=other.identity.labels)
+        if different := alike.differences(other.identity):
+            raise StudyError(
+                f"{first.corpus} and {other.corpus} are cached with different settings ({different[0]});"
+                f" extract one of them again with --fresh"
+            )
