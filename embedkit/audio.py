@@ -40,25 +40,25 @@ def read(path: str | Path, start: float = math.nan, end: float = math.nan) -> Wa
     Raises ClipError where the file is missing, a Git LFS pointer, no sound, truncated, empty, longer than 600 s, does
     not reach from start to end, or holds NaN or infinity.
     """
-    return np.concatenate(list(blocks(path, start, end, longest=LONGEST)))
+    return np.concatenate(list(read_blocks(path, start, end, longest=LONGEST)))
 
 
-def blocks(
+def read_blocks(
     path: str | Path, start: float = math.nan, end: float = math.nan, *, longest: float = math.inf
 ) -> Iterator[Wave]:
     """The same samples as `read`, bit by bit, in blocks of at most some 16 s: a file of any length in constant memory.
 
     Raises ClipError as `read` does; longest: the most that is accepted (s).
     """
-    with _opened(Path(path)) as sound:
-        first, last = _span(sound.frames, sound.samplerate, start, end)
+    with _open_sound(Path(path)) as sound:
+        first, last = _find_frame_span(sound.frames, sound.samplerate, start, end)
         if last - first > longest * sound.samplerate:
             raise ClipError(
                 f"{(last - first) / sound.samplerate:.0f} s long, at most {longest:.0f} s are expected; give each"
                 " utterance's start and end in a manifest"
             )
         empty = True
-        for block in _resampled(_decoded(sound, first, last), sound.samplerate):
+        for block in _resample_blocks(_decode_blocks(sound, first, last), sound.samplerate):
             if len(block):
                 empty = False
                 yield block
@@ -73,7 +73,7 @@ def prepare(wave: Wave, sound: Sound) -> Wave:
     """
     refuse_silence(wave)
     if sound.trim_db:
-        wave = trimmed(wave, sound.trim_db)
+        wave = trim_silence(wave, sound.trim_db)
     if sound.pre_emphasis:
         wave = np.concatenate([wave[:1], wave[1:] - np.float32(sound.pre_emphasis) * wave[:-1]])
     if sound.peak:
@@ -81,7 +81,7 @@ def prepare(wave: Wave, sound: Sound) -> Wave:
     return np.ascontiguousarray(wave, np.float32)
 
 
-def trimmed(wave: Wave, top_db: float) -> Wave:
+def trim_silence(wave: Wave, top_db: float) -> Wave:
     """What lies between the first and the last frame that is less than top_db (dB) below the loudest one.
 
     As librosa.effects.trim does it: centred frames of 2,048 samples, one every 512. Importing that would cost each
@@ -95,7 +95,7 @@ def trimmed(wave: Wave, top_db: float) -> Wave:
     return wave[loud[0] * HOP : (loud[-1] + 1) * HOP]
 
 
-def cut(wave: Wave, sound: Sound) -> Wave:
+def cut_to_length(wave: Wave, sound: Sound) -> Wave:
     """The first `max_seconds` of a prepared (and augmented) waveform."""
     return wave[: round(sound.max_seconds * RATE)] if sound.max_seconds else wave
 
@@ -125,11 +125,11 @@ def digest(wave: Wave) -> str:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _open_sound(path: Path) -> Iterator[Any]:
     """The file as an open soundfile.SoundFile; libsndfile's complaints become ClipErrors."""
     import soundfile
 
-    _refuse_what_is_no_sound(path)
+    _refuse_unreadable_file(path)
     try:
         with soundfile.SoundFile(path) as sound:
             yield sound
@@ -141,7 +141,7 @@ def _opened(path: Path) -> Iterator[Any]:
         ) from None
 
 
-def _refuse_what_is_no_sound(path: Path) -> None:
+def _refuse_unreadable_file(path: Path) -> None:
     """ClipError for what libsndfile would misread or name badly."""
     if path.is_dir():
         raise ClipError("a folder, not a recording")
@@ -150,7 +150,7 @@ def _refuse_what_is_no_sound(path: Path) -> None:
             if file.read(len(LFS_POINTER)) == LFS_POINTER:
                 raise ClipError("a Git LFS pointer, not the recording itself; run: git lfs pull")
             file.seek(0)
-            missing = _missing_bytes(file)
+            missing = _count_missing_bytes(file)
     except FileNotFoundError:
         raise ClipError("no such file") from None
     except OSError as error:
@@ -159,7 +159,7 @@ def _refuse_what_is_no_sound(path: Path) -> None:
         raise ClipError(f"truncated: {missing:,} bytes that the WAV header promises are missing; copy it again")
 
 
-def _missing_bytes(file: Any) -> int:
+def _count_missing_bytes(file: Any) -> int:
     """How many bytes of samples a WAV's header promises and its file lacks; 0 for any other file.
 
     libsndfile reads such a file without a word, as a shorter one. Programs that write into a pipe leave the length at
@@ -177,7 +177,7 @@ def _missing_bytes(file: Any) -> int:
     return 0
 
 
-def _span(frames: int, rate: int, start: float, end: float) -> tuple[int, int]:
+def _find_frame_span(frames: int, rate: int, start: float, end: float) -> tuple[int, int]:
     """First and last frame (exclusive) of an utterance; ClipError where the file does not hold it."""
     seconds = frames / rate
     begin = 0.0 if math.isnan(start) else start
@@ -187,7 +187,7 @@ def _span(frames: int, rate: int, start: float, end: float) -> tuple[int, int]:
     return round(begin * rate), min(round(stop * rate), frames)
 
 
-def _decoded(sound: Any, first: int, last: int) -> Iterator[Wave]:
+def _decode_blocks(sound: Any, first: int, last: int) -> Iterator[Wave]:
     """Blocks at the file's own rate, mono. ClipError where the samples end early or are no numbers."""
     sound.seek(first)
     left = last - first
@@ -204,7 +204,7 @@ def _decoded(sound: Any, first: int, last: int) -> Iterator[Wave]:
         yield np.ascontiguousarray(mono)
 
 
-def _resampled(parts: Iterator[Wave], rate: int) -> Iterator[Wave]:
+def _resample_blocks(parts: Iterator[Wave], rate: int) -> Iterator[Wave]:
     """The same at 16 kHz: soxr HQ, fed block by block, which equals resampling the whole bit by bit."""
     if rate == RATE:
         yield from parts

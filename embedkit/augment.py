@@ -21,31 +21,31 @@ from embedkit.audio import RATE, Wave
 if TYPE_CHECKING:
     from embedkit.cards import Augment, Recipe
 
-_one_at_a_time = threading.Lock()  # audiomentations draws from the two global generators
+_generator_lock = threading.Lock()  # audiomentations draws from the two global generators
 
 
-def views(prepared: Wave, recipe: Recipe, utterance_id: str, count: int) -> list[Wave]:
+def make_views(prepared: Wave, recipe: Recipe, utterance_id: str, count: int) -> list[Wave]:
     """Views 1..count of a prepared waveform, float32 [samples] each, as long as it is (to be cut afterwards).
 
     The caller's `random` and `numpy.random` stay as they were.
     """
-    transform = _transform(recipe.augment)
+    transform = _build_transform(recipe.augment)
     result = []
     for number in range(1, count + 1):
-        with _seeded(seed(recipe, utterance_id, number)):
+        with _seed_generators(derive_seed(recipe, utterance_id, number)):
             view = transform(prepared.copy(), sample_rate=RATE)
         result.append(np.ascontiguousarray(view, np.float32))
     return result
 
 
-def seed(recipe: Recipe, utterance_id: str, view: int) -> int:
+def derive_seed(recipe: Recipe, utterance_id: str, view: int) -> int:
     """32 bits from everything that shapes a view, and from nothing else (not the recipe's name, not its encoder)."""
     sound = recipe.sound.model_dump(exclude={"crop"})  # is the encoder's
     text = json.dumps([sound, recipe.augment.model_dump(), utterance_id, view], sort_keys=True)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")
 
 
-def _transform(augment: Augment) -> Any:
+def _build_transform(augment: Augment) -> Any:
     """The recipe's steps in the contract's order; a range of (0, 0) leaves its step out."""
     from audiomentations import AddGaussianNoise, Compose, Gain, PitchShift, PolarityInversion
 
@@ -65,9 +65,9 @@ def _transform(augment: Augment) -> Any:
 
 
 @contextmanager
-def _seeded(value: int) -> Iterator[None]:
+def _seed_generators(value: int) -> Iterator[None]:
     """Seed both global generators, and put them back as they were."""
-    with _one_at_a_time:
+    with _generator_lock:
         python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 (what audiomentations draws from)
         random.seed(value)
         np.random.seed(value)  # noqa: NPY002

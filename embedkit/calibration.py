@@ -14,33 +14,35 @@ import numpy.typing as npt
 from embedkit.classes import CLASSES
 
 Array = npt.NDArray[np.float64]
-Words = Sequence[str] | npt.NDArray[np.str_]
+ClassLabels = Sequence[str] | npt.NDArray[np.str_]
 
 BINS = 15
-FLOOR = 1e-12  # least probability whose logarithm is taken: a head that says 0 and is wrong is bad, not infinitely bad
-RANGE = (0.05, 20.0)  # temperatures that a fit may give
+PROBABILITY_FLOOR = (
+    1e-12  # least probability whose logarithm is taken: a head that says 0 and is wrong is bad, not infinitely bad
+)
+TEMPERATURE_RANGE = (0.05, 20.0)  # temperatures that a fit may give
 
 
-def scores(y: Words, probabilities: npt.ArrayLike) -> dict[str, float]:
+def compute_scores(y: ClassLabels, probabilities: npt.ArrayLike) -> dict[str, float]:
     """{ece, nll, brier}."""
     return {"ece": ece(y, probabilities), "nll": nll(y, probabilities), "brier": brier(y, probabilities)}
 
 
-def ece(y: Words, probabilities: npt.ArrayLike, bins: int = BINS) -> float:
+def ece(y: ClassLabels, probabilities: npt.ArrayLike, bins: int = BINS) -> float:
     """Expected calibration error of the top class, 0..1: mean |accuracy - confidence| over bins, weighted by rows.
 
     Equal-width bins, closed on the right (Guo et al., ICML 2017, equation 3).
     """
-    found = reliability(y, probabilities, bins)
-    return float(sum(b["count"] * abs(b["accuracy"] - b["confidence"]) for b in found) / len(y))
+    curve = reliability_curve(y, probabilities, bins)
+    return float(sum(b["count"] * abs(b["accuracy"] - b["confidence"]) for b in curve) / len(y))
 
 
-def reliability(y: Words, probabilities: npt.ArrayLike, bins: int = BINS) -> list[dict[str, float]]:
+def reliability_curve(y: ClassLabels, probabilities: npt.ArrayLike, bins: int = BINS) -> list[dict[str, float]]:
     """The curve of a reliability diagram: {low, high, confidence, accuracy, count} of each bin that has rows.
 
     Bins (low, high] of the top class's probability; confidence and accuracy are the means over the bin's rows.
     """
-    truth, p = _checked(y, probabilities)
+    truth, p = _check_probabilities(y, probabilities)
     top, right = p.max(1), p.argmax(1) == truth
     edges = np.linspace(0.0, 1.0, bins + 1)
     where = np.clip(np.searchsorted(edges, top, side="left") - 1, 0, bins - 1)
@@ -56,53 +58,53 @@ def reliability(y: Words, probabilities: npt.ArrayLike, bins: int = BINS) -> lis
     ]
 
 
-def nll(y: Words, probabilities: npt.ArrayLike) -> float:
+def nll(y: ClassLabels, probabilities: npt.ArrayLike) -> float:
     """Mean of -log p(truth), in nats; a p below 1e-12 counts as 1e-12."""
-    truth, p = _checked(y, probabilities)
-    return float(-np.log(np.maximum(p[np.arange(len(p)), truth], FLOOR)).mean())
+    truth, p = _check_probabilities(y, probabilities)
+    return float(-np.log(np.maximum(p[np.arange(len(p)), truth], PROBABILITY_FLOOR)).mean())
 
 
-def brier(y: Words, probabilities: npt.ArrayLike) -> float:
+def brier(y: ClassLabels, probabilities: npt.ArrayLike) -> float:
     """Mean over rows of the sum over classes of (p - truth)^2, 0..2 (Brier 1950)."""
-    truth, p = _checked(y, probabilities)
+    truth, p = _check_probabilities(y, probabilities)
     return float(((p - np.eye(len(CLASSES))[truth]) ** 2).sum(1).mean())
 
 
-def temperature(y: Words, probabilities: npt.ArrayLike) -> float:
+def fit_temperature(y: ClassLabels, probabilities: npt.ArrayLike) -> float:
     """The temperature with the least NLL on these rows (a study's validation part), 0.05..20.
 
     Above 1 the head was too sure of itself. NLL is convex in 1/T, so the search over log T finds the one minimum.
     """
     from scipy import optimize
 
-    truth, p = _checked(y, probabilities)
-    logits, rows = np.log(np.maximum(p, FLOOR)), np.arange(len(p))
+    truth, p = _check_probabilities(y, probabilities)
+    logits, rows = np.log(np.maximum(p, PROBABILITY_FLOOR)), np.arange(len(p))
 
     def loss(log_t: float) -> float:
         scaled = logits * np.exp(-log_t)
         top = scaled.max(1)
         return float((top + np.log(np.exp(scaled - top[:, None]).sum(1)) - scaled[rows, truth]).mean())
 
-    low, high = np.log(RANGE)
+    low, high = np.log(TEMPERATURE_RANGE)
     return float(
         np.exp(optimize.minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-9}).x)
     )
 
 
-def apply(probabilities: npt.ArrayLike, temperature: float) -> Array:
+def apply_temperature(probabilities: npt.ArrayLike, temperature: float) -> Array:
     """softmax(log p / T): the same as dividing the logits by T; the label never changes. T must be above 0.
 
-    >>> apply([[0.8, 0.2, 0.0, 0.0]], 2.0).round(3).tolist()
+    >>> apply_temperature([[0.8, 0.2, 0.0, 0.0]], 2.0).round(3).tolist()
     [[0.667, 0.333, 0.0, 0.0]]
     """
     if not temperature > 0:
         raise ValueError(f"expected a temperature above 0, got {temperature}")
-    scaled = np.log(np.maximum(np.asarray(probabilities, float), FLOOR)) / temperature
+    scaled = np.log(np.maximum(np.asarray(probabilities, float), PROBABILITY_FLOOR)) / temperature
     grown = np.exp(scaled - scaled.max(-1, keepdims=True))
     return np.asarray(grown / grown.sum(-1, keepdims=True))
 
 
-def _checked(y: Words, probabilities: npt.ArrayLike) -> tuple[npt.NDArray[np.intp], Array]:
+def _check_probabilities(y: ClassLabels, probabilities: npt.ArrayLike) -> tuple[npt.NDArray[np.intp], Array]:
     """(index of each label, probabilities), or ValueError."""
     p, labels = np.asarray(probabilities, float), np.asarray(y)
     if not len(labels) or p.shape != (len(labels), len(CLASSES)):

@@ -12,35 +12,39 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Words = Sequence[str] | npt.NDArray[np.str_]
+ClassLabels = Sequence[str] | npt.NDArray[np.str_]
 
 
-def wa(y: Words, predicted: Words) -> float:
+def wa(y: ClassLabels, predicted: ClassLabels) -> float:
     """Share of rows that are right, 0..1."""
     return float(np.mean(np.asarray(y) == np.asarray(predicted)))
 
 
-def ua(y: Words, predicted: Words) -> float:
+def ua(y: ClassLabels, predicted: ClassLabels) -> float:
     """Mean of the recalls of the classes present in y, 0..1."""
     truth, right = np.asarray(y), np.asarray(y) == np.asarray(predicted)
     return float(np.mean([right[truth == name].mean() for name in np.unique(truth)]))
 
 
-def f1(y: Words, predicted: Words) -> dict[str, float]:
+def f1(y: ClassLabels, predicted: ClassLabels) -> dict[str, float]:
     """F1 of each class that is present or predicted: 2 hits / (rows of it + predictions of it), 0..1."""
-    truth, said = np.asarray(y), np.asarray(predicted)
+    truth, predicted_labels = np.asarray(y), np.asarray(predicted)
     return {
-        str(name): float(2 * np.sum((truth == name) & (said == name)) / (np.sum(truth == name) + np.sum(said == name)))
-        for name in np.union1d(truth, said)
+        str(name): float(
+            2
+            * np.sum((truth == name) & (predicted_labels == name))
+            / (np.sum(truth == name) + np.sum(predicted_labels == name))
+        )
+        for name in np.union1d(truth, predicted_labels)
     }
 
 
-def macro_f1(y: Words, predicted: Words) -> float:
+def macro_f1(y: ClassLabels, predicted: ClassLabels) -> float:
     """Mean of `f1` over its classes."""
     return float(np.mean(list(f1(y, predicted).values())))
 
 
-def scores(y: Words, predicted: Words) -> dict[str, Any]:
+def compute_scores(y: ClassLabels, predicted: ClassLabels) -> dict[str, Any]:
     """{wa, ua, macro_f1, f1: {class: ...}}. Raises ValueError for no rows or unequal lengths."""
     if not len(y) or len(y) != len(predicted):
         raise ValueError(f"expected as many labels as predictions, at least one; got {len(y)} and {len(predicted)}")
@@ -53,13 +57,13 @@ def scores(y: Words, predicted: Words) -> dict[str, Any]:
     }
 
 
-def confusion(y: Words, predicted: Words, classes: Sequence[str]) -> npt.NDArray[np.int64]:
+def confusion_matrix(y: ClassLabels, predicted: ClassLabels, classes: Sequence[str]) -> npt.NDArray[np.int64]:
     """Counts [truth, said] in the order of classes."""
-    truth, said = np.asarray(y), np.asarray(predicted)
-    return np.array([[np.sum((truth == a) & (said == b)) for b in classes] for a in classes], np.int64)
+    truth, predicted_labels = np.asarray(y), np.asarray(predicted)
+    return np.array([[np.sum((truth == a) & (predicted_labels == b)) for b in classes] for a in classes], np.int64)
 
 
-def balanced_weights(y: Words) -> dict[str, float]:
+def balanced_weights(y: ClassLabels) -> dict[str, float]:
     """Weight n / (k n_c) of each of the k classes present: a class weighs the less the more rows it has.
 
     >>> balanced_weights(["anger", "anger", "anger", "sadness"])

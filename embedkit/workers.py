@@ -19,8 +19,8 @@ from embedkit.errors import EmbedkitError
 Task = TypeVar("Task")  # its str() names it where it fails
 Answer = TypeVar("Answer")
 
-AHEAD = 2  # tasks that a worker has at a time: one in its hands, one waiting
-WORKERS = {  # what a worker finds in its environment
+TASKS_PER_WORKER = 2  # tasks that a worker has at a time: one in its hands, one waiting
+WORKER_VARIABLES = {  # what a worker finds in its environment
     # One thread for every library.
     **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
     # glibc hands large memory back as soon as it is free, and the next clip pays for every page anew: up to 7 % of the
@@ -31,7 +31,7 @@ WORKERS = {  # what a worker finds in its environment
 }
 
 
-class Broken(EmbedkitError):
+class WorkerError(EmbedkitError):
     """The pass cannot go on: a worker died, or met a fault that is not the clip's."""
 
 
@@ -43,26 +43,26 @@ def map_in_workers(call: Callable[[Task], Answer], tasks: Iterable[Task], jobs: 
     """
     if jobs == 1:
         for task in tasks:
-            yield _checked(_answer(call, task))
+            yield _unwrap_answer(_run_task(call, task))
         return
     rest = iter(tasks)
-    with _workers(call, jobs) as workers:
+    with _start_workers(call, jobs) as workers:
         waiting: dict[Connection, list[Task]] = {pipe: [] for pipe in workers}
-        for _ in range(AHEAD):
+        for _ in range(TASKS_PER_WORKER):
             for pipe in workers:
-                _send(pipe, workers, waiting, rest)
+                _send_next_task(pipe, workers, waiting, rest)
         while any(waiting.values()):
             for pipe in cast(list[Connection], wait([pipe for pipe in waiting if waiting[pipe]])):
                 try:
                     answer = pipe.recv()
                 except (EOFError, OSError):
-                    raise _death(workers[pipe], waiting[pipe]) from None
+                    raise _build_death_error(workers[pipe], waiting[pipe]) from None
                 waiting[pipe].pop(0)
-                _send(pipe, workers, waiting, rest)
-                yield _checked(answer)
+                _send_next_task(pipe, workers, waiting, rest)
+                yield _unwrap_answer(answer)
 
 
-def _send(
+def _send_next_task(
     pipe: Connection,
     workers: Mapping[Connection, SpawnProcess],
     waiting: dict[Connection, list[Task]],
@@ -73,35 +73,35 @@ def _send(
         try:
             pipe.send(task)
         except OSError:
-            raise _death(workers[pipe], waiting[pipe]) from None
+            raise _build_death_error(workers[pipe], waiting[pipe]) from None
 
 
-def _death(process: SpawnProcess, tasks: Sequence[Task]) -> Broken:
+def _build_death_error(process: SpawnProcess, tasks: Sequence[Task]) -> WorkerError:
     process.join(5)
-    return Broken(
+    return WorkerError(
         f"a worker process died (exit code {process.exitcode}: killed, out of memory, or crashed) at"
         f" {tasks[0]}; with fewer --jobs less memory is needed"
     )
 
 
-def _checked(answer: Answer | EmbedkitError) -> Answer:
+def _unwrap_answer(answer: Answer | EmbedkitError) -> Answer:
     if isinstance(answer, EmbedkitError):
         raise answer
     return answer
 
 
-def _answer(call: Callable[[Task], Answer], task: Task) -> Answer | EmbedkitError:
+def _run_task(call: Callable[[Task], Answer], task: Task) -> Answer | EmbedkitError:
     try:
         return call(task)
     except EmbedkitError as error:
         return error
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        return Broken(f"{task}: {reason}")
+        return WorkerError(f"{task}: {reason}")
 
 
 @contextmanager
-def _workers(call: Callable[[Task], Answer], jobs: int) -> Iterator[dict[Connection, SpawnProcess]]:
+def _start_workers(call: Callable[[Task], Answer], jobs: int) -> Iterator[dict[Connection, SpawnProcess]]:
     """Fresh processes, each at the other end of a pipe; they end with the block."""
     context = get_context("spawn")
     workers: dict[Connection, SpawnProcess] = {}
@@ -109,7 +109,7 @@ def _workers(call: Callable[[Task], Answer], jobs: int) -> Iterator[dict[Connect
         with worker_environment():
             for _ in range(jobs):
                 mine, theirs = context.Pipe()
-                process = context.Process(target=_serve, args=(theirs, call), daemon=True)
+                process = context.Process(target=_serve_tasks, args=(theirs, call), daemon=True)
                 process.start()
                 theirs.close()
                 workers[mine] = process
@@ -122,24 +122,24 @@ def _workers(call: Callable[[Task], Answer], jobs: int) -> Iterator[dict[Connect
             process.join()
 
 
-def _serve(pipe: Connection, call: Callable[[Task], Answer]) -> None:
+def _serve_tasks(pipe: Connection, call: Callable[[Task], Answer]) -> None:
     """A worker's life: answer tasks until the other end is closed, or dead."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
     try:
         while True:
-            pipe.send(_answer(call, pipe.recv()))
+            pipe.send(_run_task(call, pipe.recv()))
     except (EOFError, OSError):
         return
 
 
 @contextmanager
 def worker_environment() -> Iterator[None]:
-    """What a new process inherits: `WORKERS` in its environment, and Ctrl-C left to the parent."""
-    before = {name: os.environ.get(name) for name in WORKERS}
+    """What a new process inherits: `WORKER_VARIABLES` in its environment, and Ctrl-C left to the parent."""
+    before = {name: os.environ.get(name) for name in WORKER_VARIABLES}
     in_main_thread = threading.current_thread() is threading.main_thread()
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main_thread else None
-    os.environ.update(WORKERS)
+    os.environ.update(WORKER_VARIABLES)
     try:
         yield
     finally:

@@ -53,21 +53,21 @@ class Workspace:
             if not path.is_file():
                 raise CardError(f"{name}: no such card")
             return path
-        path = inside(self.root / room, f"{name}.toml")
+        path = resolve_inside(self.root / room, f"{name}.toml")
         if not path.is_file():
-            raise CardError(f"no card '{name}' in {room}/{did_you_mean(name, self.card_names(room))}")
+            raise CardError(f"no card '{name}' in {room}/{did_you_mean(name, self.list_card_names(room))}")
         return path
 
-    def card_names(self, room: str) -> list[str]:
+    def list_card_names(self, room: str) -> list[str]:
         return sorted(p.stem for p in (self.root / room).glob("*.toml"))
 
     def cache_file(self, recipe: str, encoder_slug: str, corpus: str) -> Path:
         """cache/<recipe>/<encoder>/<corpus>.h5."""
-        return inside(self.cache, f"{recipe}/{encoder_slug}/{corpus}.h5")
+        return resolve_inside(self.cache, f"{recipe}/{encoder_slug}/{corpus}.h5")
 
     def study(self, name: str) -> Path:
         """studies/<name>/."""
-        return inside(self.studies, name)
+        return resolve_inside(self.studies, name)
 
     def settings(self) -> dict[str, Any]:
         """embedkit.toml, empty where there is none. Raises CardError where it cannot be read."""
@@ -80,7 +80,7 @@ class Workspace:
                 raise CardError(f"{path}: unknown key '{key}'{did_you_mean(key, ['corpora'])}")
         return settings
 
-    def corpus_root(self, name: str, override: Path | None = None) -> Path:
+    def resolve_corpus_root(self, name: str, override: Path | None = None) -> Path:
         """A corpus's place: `override`, else [corpora] in embedkit.toml, else EMBEDKIT_<NAME>.
 
         Raises CorpusError that names all three.
@@ -96,7 +96,7 @@ class Workspace:
         return path if path.is_absolute() or override else self.root / path
 
 
-def inside(root: Path, relative: str) -> Path:
+def resolve_inside(root: Path, relative: str) -> Path:
     """root / relative, which must stay inside root.
 
     Raises UserError for an absolute path, a path with `..` and a link that leads out.
@@ -123,7 +123,7 @@ def shipped_cards() -> Path:
     return package / "_cards" if (package / "_cards").is_dir() else package.parent
 
 
-def init(folder: Path) -> Workspace:
+def init_workspace(folder: Path) -> Workspace:
     """Lay the three rooms and their cards down in `folder`; cards that are already there are kept."""
     for room in ROOMS:
         (folder / room).mkdir(parents=True, exist_ok=True)

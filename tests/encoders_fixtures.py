@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from embedkit.encoders import DISTILHUBERT, hubert_geometry
+from embedkit.encoders import DISTILHUBERT, write_random_hubert
 
 TINY = {
     **DISTILHUBERT,
@@ -19,4 +19,4 @@ TINY = {
 
 def tiny_hubert(folder: Path, seed: int = 0) -> Path:
     """DistilHuBERT's architecture (400 samples a frame, 2 layers), 32 wide, random weights. Returns the folder."""
-    return hubert_geometry(folder, seed, TINY)
+    return write_random_hubert(folder, seed, TINY)

@@ -31,7 +31,7 @@ def corpus(folder: Path) -> Path:
 
 def studied(root: Path, encoder: Path, csv: Path, recipe: str) -> workspace.Workspace:
     """A workspace with a finished study of two heads on the encoder's last layer."""
-    space = workspace.init(root)
+    space = workspace.init_workspace(root)
     (root / "embedkit.toml").write_text(f'[corpora]\nclips = "{csv}"\n')
     card = cards.read(cards.Recipe, space.card("cache", recipe))
     extract.extract_corpus(space, "clips", recipe=card, encoder=str(encoder), views=0, jobs=1, progress=False)

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from embedkit import cards
-from embedkit.cache import Cache, Identity, create
+from embedkit.cache import Cache, Identity, create_cache
 from embedkit.corpora import Utterance
-from embedkit.workspace import Workspace, init
+from embedkit.workspace import Workspace, init_workspace
 
 LABELS = {
     "iemocap": ["ang", "hap", "exc", "neu", "sad"],
@@ -70,7 +70,7 @@ def write_cache(
         labels=labels,
     )
     path = root / "cache" / recipe / encoder.replace("/", "--") / f"{corpus}.h5"
-    create(path, identity, rows, LAYERS, DIM)
+    create_cache(path, identity, rows, LAYERS, DIM)
     noise = np.random.default_rng(len(rows)).normal(size=(len(rows), 1 + views, LAYERS, 2, DIM))
     for i, row in enumerate(rows):
         if row.label != "xxx":
@@ -79,12 +79,12 @@ def write_cache(
     for first, second in twins:
         digests[second] = digests[first]
     with Cache.open(path, write=True) as cache:
-        cache.fill(range(len(rows)), noise.astype(np.float16), [3.0] * len(rows), digests)
+        cache.fill_rows(range(len(rows)), noise.astype(np.float16), [3.0] * len(rows), digests)
     return path
 
 
 def make_workspace(root: Path) -> Workspace:
-    workspace = init(root)
+    workspace = init_workspace(root)
     write_cache(root, utterances("iemocap", 10, 4))
     write_cache(root, utterances("crema-d", 4, 10, sessions=False))
     write_cache(root, utterances("ravdess", 3, 5, sessions=False))

@@ -48,8 +48,8 @@ def test_normalisation_is_fitted_on_training_rows(data) -> None:
     """global and corpus are scikit-learn's scalers of the training rows (1e-5), speaker that of all of a speaker's."""
     x, corpora, speakers, train = data
     for how, key in (("global", np.full(80, "")), ("corpus", corpora), ("speaker", speakers)):
-        found = adapt.fit(x, train, corpora, speakers, normalise=how, align="none", own="a")
-        given = found.apply(x[:, None], adapt.groups_of(how, corpora, speakers), corpora)[:, 0]
+        found = adapt.fit(x, train, corpora, speakers, normalise=how, align="none", study_corpus="a")
+        given = found.apply(x[:, None], adapt.assign_scale_groups(how, corpora, speakers), corpora)[:, 0]
         for group in np.unique(key):
             rows = np.flatnonzero(key == group)
             fitted = rows if how == "speaker" else np.intersect1d(rows, train)
@@ -64,8 +64,8 @@ def test_rows_that_do_not_train_change_nothing(data) -> None:
     other[:10] += 100.0
     for how, same in (("global", True), ("corpus", True), ("speaker", False)):
         one, two = (
-            adapt.fit(a, train, corpora, speakers, normalise=how, align="coral", own="a").apply(
-                x[:, None], adapt.groups_of(how, corpora, speakers), corpora
+            adapt.fit(a, train, corpora, speakers, normalise=how, align="coral", study_corpus="a").apply(
+                x[:, None], adapt.assign_scale_groups(how, corpora, speakers), corpora
             )
             for a in (x, other)
         )
@@ -75,7 +75,7 @@ def test_rows_that_do_not_train_change_nothing(data) -> None:
 def test_a_corpus_that_does_not_train_is_scaled_as_all_training_rows(data) -> None:
     """By corpus, b is only tested: it gets the statistics of what trains."""
     x, corpora, speakers, _ = data
-    found = adapt.fit(x, np.r_[0:50], corpora, speakers, normalise="corpus", align="none", own="a")
+    found = adapt.fit(x, np.r_[0:50], corpora, speakers, normalise="corpus", align="none", study_corpus="a")
     given = found.apply(x[50:, None], corpora[50:], corpora[50:])[:, 0]
     np.testing.assert_allclose(given, StandardScaler().fit(x[:50]).transform(x[50:]), rtol=0, atol=1e-4)
 
@@ -83,7 +83,7 @@ def test_a_corpus_that_does_not_train_is_scaled_as_all_training_rows(data) -> No
 def test_only_what_is_mixed_in_is_turned(data) -> None:
     """CORAL leaves the study's own rows, and a corpus that is only tested, bit by bit as they were."""
     x, corpora, speakers, train = data
-    found = adapt.fit(x, train, corpora, speakers, normalise="none", align="coral", own="a")
+    found = adapt.fit(x, train, corpora, speakers, normalise="none", align="coral", study_corpus="a")
     given = found.apply(x[:, None], np.full(80, ""), corpora)[:, 0]
     assert np.array_equal(given[:50], x[:50].astype(np.float32)) and not np.allclose(given[50:], x[50:])
-    assert not adapt.fit(x, np.r_[0:50], corpora, speakers, normalise="none", align="coral", own="a").turn
+    assert not adapt.fit(x, np.r_[0:50], corpora, speakers, normalise="none", align="coral", study_corpus="a").alignment

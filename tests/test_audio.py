@@ -90,7 +90,7 @@ def test_a_part_that_is_not_there_is_refused(tmp_path: Path, place: tuple[float,
 
 def test_blocks_are_the_same_samples(tmp_path: Path) -> None:
     path = write(tmp_path / "a.flac", tone(70, 48_000), 48_000)
-    parts = list(audio.blocks(path))
+    parts = list(audio.read_blocks(path))
     assert len(parts) > 3
     assert np.array_equal(np.concatenate(parts), audio.read(path))
 
@@ -99,7 +99,7 @@ def test_blocks_of_a_long_file_take_constant_memory(tmp_path: Path) -> None:
     """30 minutes of 16 kHz float32 are 115 MB; reading them in blocks takes a small part of that."""
     path = write(tmp_path / "long.wav", np.tile(tone(60), 30))
     tracemalloc.start()
-    seconds = sum(len(block) for block in audio.blocks(path)) / audio.RATE
+    seconds = sum(len(block) for block in audio.read_blocks(path)) / audio.RATE
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert seconds == 1_800
@@ -265,7 +265,7 @@ def test_trim_is_librosas(samples: int, seed: int, top_db: int) -> None:
     loudness = 10 ** np.interp(np.arange(samples), np.linspace(0, samples, 9), rng.uniform(-6, 0, 9))
     wave = (rng.standard_normal(samples) * loudness).astype(np.float32)
     expected, _ = librosa.effects.trim(wave, top_db=top_db, frame_length=2048, hop_length=512)
-    np.testing.assert_array_equal(audio.trimmed(wave, top_db), expected)
+    np.testing.assert_array_equal(audio.trim_silence(wave, top_db), expected)
 
 
 def test_trim_is_librosas_on_real_speech(shared: Path) -> None:
@@ -275,7 +275,7 @@ def test_trim_is_librosas_on_real_speech(shared: Path) -> None:
     assert files
     for file in files:
         wave = audio.read(file)
-        np.testing.assert_array_equal(audio.trimmed(wave, 20), librosa.effects.trim(wave, top_db=20)[0])
+        np.testing.assert_array_equal(audio.trim_silence(wave, 20), librosa.effects.trim(wave, top_db=20)[0])
 
 
 def test_pre_emphasis() -> None:
@@ -308,9 +308,9 @@ def test_preparing_leaves_its_input_alone() -> None:
 
 
 def test_cut() -> None:
-    assert len(audio.cut(tone(9), Sound())) == 128_000
-    assert len(audio.cut(tone(2), Sound())) == 32_000
-    assert len(audio.cut(tone(9), Sound(max_seconds=0))) == 144_000
+    assert len(audio.cut_to_length(tone(9), Sound())) == 128_000
+    assert len(audio.cut_to_length(tone(2), Sound())) == 32_000
+    assert len(audio.cut_to_length(tone(9), Sound(max_seconds=0))) == 144_000
 
 
 def test_digest_sees_every_sample() -> None:

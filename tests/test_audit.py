@@ -18,7 +18,7 @@ from embedkit.errors import CardError, StudyError
 from embedkit.heads import logistic
 from embedkit.study import Fold, StudyPlan, plan_study, resolve_study
 from embedkit.study import leakage as audit
-from embedkit.study.audit import _scalers
+from embedkit.study.audit import _read_scalers
 from embedkit.workspace import Workspace
 
 
@@ -33,7 +33,7 @@ def planned(workspace: Workspace, settings: dict[str, Any] | None = None, **flag
 
 
 def found(p: StudyPlan) -> dict[str, audit.Finding]:
-    findings = audit.audit(p)
+    findings = audit.audit_plan(p)
     assert len({f.check for f in findings}) == len(findings)
     return {f.check: f for f in findings}
 
@@ -69,9 +69,9 @@ def test_a_clean_study_is_silent(workspace: Workspace, flags: dict[str, Any]) ->
     """Sessions and speakers apart, no sound twice, no text known: nothing at all (but the partners of speaker folds,
     of which each session is one)."""
     p = planned(workspace, **flags)
-    assert p.views == 1 and audit.checks(p) == ["speaker", "recording", "views", "partner", "text", "labels"]
+    assert p.views == 1 and audit.list_checks(p) == ["speaker", "recording", "views", "partner", "text", "labels"]
     expected = {"partner": 5} if flags.get("folds") else {}
-    assert {f.check: f.count for f in audit.audit(p)} == expected
+    assert {f.check: f.count for f in audit.audit_plan(p)} == expected
 
 
 def test_a_speaker_in_two_sessions_fails(workspace: Workspace) -> None:
@@ -215,7 +215,7 @@ def test_a_bad_card_is_refused_before_anything_trains(workspace: Workspace, monk
     """One line that names the leak and how to allow it; nothing is written; allowed by name it runs and tells."""
     name = bad(workspace)
     with monkeypatch.context() as m:
-        m.setattr(study.Bench, "train", lambda *_: pytest.fail("trained"))
+        m.setattr(study.FoldTrainer, "train", lambda *_: pytest.fail("trained"))
         with pytest.raises(StudyError, match=r'leak speakers: 10 of 10 .*audit.allow=\["speaker"\]') as caught:
             study.run_single_study(workspace, name)
     assert "\n" not in str(caught.value) and not (workspace.studies / name).exists()
@@ -272,42 +272,42 @@ def finished(workspace: Workspace) -> Workspace:
 
 def test_a_finished_study_is_held_against_its_record(finished: Workspace) -> None:
     """Fits, searches and scalers of a study that did what was planned: all are looked at, nothing is found."""
-    doc = study.audited(finished, "s")
+    doc = study.audit_single_study(finished, "s")
     assert doc["checked"][-3:] == ["fit", "search", "scaler"] and doc["passed"] and not doc["findings"]
     assert json.loads((finished.studies / "s" / "audit.json").read_text()) == doc
-    scalers = list(_scalers(study.open_study(finished, "s").plan))
+    scalers = list(_read_scalers(study.open_study(finished, "s").plan))
     assert len(scalers) == 10 and all(np.abs(s.mean).max() > 0.01 for s in scalers)  # five folds of two heads
     unit, p = json.loads((finished.studies / "s" / "units.json").read_text())[0], study.open_study(finished, "s").plan
     rows = np.concatenate([p.folds[0].train, p.arms["iemocap+crema-d=0.5"]])
-    assert unit["saw"]["train"] == p.seen(rows[::-1]) != p.seen(rows[1:])
+    assert unit["saw"]["train"] == p.digest_utterances(rows[::-1]) != p.digest_utterances(rows[1:])
 
 
 def test_a_fit_that_saw_test_rows_fails(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bench that hands test rows to one fold's fit: the study ends without results, and says which fit."""
-    init = study.Bench.__init__
+    init = study.FoldTrainer.__init__
 
-    def leaky(self: study.Bench, p: StudyPlan) -> None:
+    def leaky(self: study.FoldTrainer, p: StudyPlan) -> None:
         third = replace(p.folds[2], train=np.r_[p.folds[2].train, p.folds[2].test[:1]])
         init(self, replace(p, folds=[*p.folds[:2], third, *p.folds[3:]]))
 
     said = r"heads trained on, .* rows than the plan's: 1 \(iemocap/layer-2/quick, seed 0, fold Ses03\)"
     with monkeypatch.context() as m:
-        m.setattr(study.Bench, "__init__", leaky)
+        m.setattr(study.FoldTrainer, "__init__", leaky)
         with pytest.raises(StudyError, match=said):
             study.run_single_study(workspace, flags={"heads": ["quick"]}, name="s", jobs=1)
     assert not (workspace.studies / "s" / "results.json").exists()
-    doc = study.audited(workspace, "s")
+    doc = study.audit_single_study(workspace, "s")
     assert {f["check"]: f["folds"] for f in doc["findings"]} == {"fit": ["Ses03"], "scaler": ["Ses03"]}
     assert not doc["passed"]
 
 
 def test_a_scaler_that_saw_other_rows_fails(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """A head whose scaler is fitted on more than it was given to train on is found from what it kept."""
-    standard = logistic.standard
+    standard = logistic.compute_mean_and_scale
     with monkeypatch.context() as m:
-        m.setattr(logistic, "standard", lambda X: standard(np.concatenate([X, X[:1]])))  # one row twice
+        m.setattr(logistic, "compute_mean_and_scale", lambda X: standard(np.concatenate([X, X[:1]])))  # one row twice
         study.run_single_study(workspace, flags={"heads": ["quick"]}, name="s")
-    doc = study.audited(workspace, "s")
+    doc = study.audit_single_study(workspace, "s")
     assert [(f["check"], f["verdict"], f["count"]) for f in doc["findings"]] == [("scaler", "fail", 5)]
 
 
@@ -317,8 +317,8 @@ def test_a_search_that_saw_test_rows_fails(finished: Workspace) -> None:
     known = json.loads((finished.studies / "s" / "search.json").read_text())
     assert [entry["head"] for entry in known] == ["quick"] and not audit.audit_record(p, [], known)
     leaky = [Fold(f.name, f.train, np.r_[f.validate, f.test], f.test) for f in p.folds]
-    bench = study.Bench(replace(p, folds=leaky))
-    for saw in (bench.searched(("iemocap+crema-d=0.5", 2, "quick")), {}):
+    bench = study.FoldTrainer(replace(p, folds=leaky))
+    for saw in (bench.digest_search_rows(("iemocap+crema-d=0.5", 2, "quick")), {}):
         (finding,) = audit.audit_record(p, [], [{**known[0], "saw": saw}])
         assert (finding.check, finding.verdict) == ("search", "fail") and "layer-2/quick" in finding.text
 
@@ -327,4 +327,4 @@ def test_a_changed_cache_cannot_be_audited(finished: Workspace) -> None:
     """The record says nothing about rows that are no longer there."""
     write_cache(finished.root, utterances("iemocap", 10, 5))
     with pytest.raises(StudyError, match="has changed since"):
-        study.audited(finished, "s")
+        study.audit_single_study(finished, "s")

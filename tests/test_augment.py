@@ -23,24 +23,24 @@ def wave() -> np.ndarray:
 
 def digests(names: list[str], count: int = 3) -> dict[str, list[str]]:
     """The views of some utterances, as digests; at module level, so that another process can run it."""
-    return {name: [audio.digest(v) for v in augment.views(wave(), RECIPE, name, count)] for name in names}
+    return {name: [audio.digest(v) for v in augment.make_views(wave(), RECIPE, name, count)] for name in names}
 
 
 def only(**steps: object) -> np.ndarray:
     """One view with these steps alone, always taken."""
     recipe = Recipe(augment=Augment.model_validate({**OFF, **steps}))
-    return augment.views(wave(), recipe, "u", 1)[0]
+    return augment.make_views(wave(), recipe, "u", 1)[0]
 
 
 NAMES = [f"Ses01F_impro01_F{i:03}" for i in range(24)]
 
 
 def test_views_are_float32_of_the_same_length() -> None:
-    result = augment.views(wave(), RECIPE, "u", 4)
+    result = augment.make_views(wave(), RECIPE, "u", 4)
     assert len(result) == 4
     assert {(v.dtype, v.shape) for v in result} == {(np.dtype(np.float32), wave().shape)}
     assert all(np.isfinite(v).all() for v in result)
-    assert augment.views(wave(), RECIPE, "u", 0) == []
+    assert augment.make_views(wave(), RECIPE, "u", 0) == []
 
 
 def test_the_order_and_the_number_of_views_change_nothing() -> None:
@@ -66,15 +66,15 @@ def test_a_spawned_process_makes_the_same_views() -> None:
 def test_views_differ_by_utterance_number_and_settings() -> None:
     assert len({d for views in digests(NAMES).values() for d in views}) > 0.9 * 3 * len(NAMES)  # some are all-off
     other = Recipe(augment=Augment(p=0.6))
-    seeds = {augment.seed(r, u, n) for r in (RECIPE, other) for u in ("a", "b") for n in (1, 2)}
+    seeds = {augment.derive_seed(r, u, n) for r in (RECIPE, other) for u in ("a", "b") for n in (1, 2)}
     assert len(seeds) == 8
 
 
 def test_the_seed_depends_on_what_shapes_a_view_alone() -> None:
     """Not on the recipe's name, its encoder, its precision or how many views it has; and not on the machine."""
     other = Recipe(name="mine", summary="x", encoder="openai/whisper-tiny", precision="bf16", views=1)
-    assert augment.seed(other, "u", 1) == augment.seed(RECIPE, "u", 1) == 412_636_592
-    assert augment.seed(Recipe(sound=Sound(trim_db=30)), "u", 1) != augment.seed(RECIPE, "u", 1)
+    assert augment.derive_seed(other, "u", 1) == augment.derive_seed(RECIPE, "u", 1) == 412_636_592
+    assert augment.derive_seed(Recipe(sound=Sound(trim_db=30)), "u", 1) != augment.derive_seed(RECIPE, "u", 1)
 
 
 def test_the_callers_random_states_stay() -> None:
@@ -83,13 +83,13 @@ def test_the_callers_random_states_stay() -> None:
     expected = (random.random(), np.random.rand())  # noqa: NPY002
     random.seed(1)
     np.random.seed(1)  # noqa: NPY002
-    augment.views(wave(), RECIPE, "u", 4)
+    augment.make_views(wave(), RECIPE, "u", 4)
     assert (random.random(), np.random.rand()) == expected  # noqa: NPY002
 
 
 def test_the_input_stays() -> None:
     given = wave()
-    augment.views(given, Recipe(augment=Augment(p=1.0)), "u", 3)
+    augment.make_views(given, Recipe(augment=Augment(p=1.0)), "u", 3)
     assert np.array_equal(given, wave())
 
 
@@ -130,5 +130,5 @@ def test_everything_off() -> None:
 def test_probability() -> None:
     """With p = 0.5 about half of 400 views are inverted: within five standard deviations of the binomial."""
     recipe = Recipe(augment=Augment.model_validate({**OFF, "polarity": True, "p": 0.5}))
-    inverted = sum(not np.array_equal(v, wave()) for v in augment.views(wave(), recipe, "u", 400))
+    inverted = sum(not np.array_equal(v, wave()) for v in augment.make_views(wave(), recipe, "u", 400))
     assert 150 < inverted < 250

@@ -20,7 +20,18 @@ from sklearn.utils import check_random_state
 
 from embedkit import bench, cli
 from embedkit import heads as package
-from embedkit.bench import Row, Size, extraction, growth, heads, interleaved, lengths, ratio, shown, startup
+from embedkit.bench import (
+    Row,
+    Size,
+    extraction,
+    format_number,
+    growth,
+    heads,
+    make_clip_lengths,
+    make_ratio_row,
+    startup,
+    time_in_turns,
+)
 from embedkit.bench import machine as machine_table
 from embedkit.errors import UserError
 from embedkit.heads import mlp
@@ -37,13 +48,13 @@ TOY = Size(
 def test_the_peak_is_the_process_own() -> None:
     """What a parent has held does not show in its child's figure."""
     np.ones(100_000_000)  # 800 MB
-    assert growth.peak() > 800
-    assert bench.alone(growth.peak) < growth.peak() - 400
+    assert growth.read_peak_memory() > 800
+    assert bench.run_in_worker(growth.read_peak_memory) < growth.read_peak_memory() - 400
 
 
 def test_a_ratio_is_the_median_of_the_rounds_own() -> None:
     """A neighbour that slows one round slows both sides of it: 20 / 10 counts as 2, not as an outlier."""
-    row = ratio("x", [2.0, 20.0, 3.0], [1.0, 10.0, 2.0], 100, floor=150, unit="%")
+    row = make_ratio_row("x", [2.0, 20.0, 3.0], [1.0, 10.0, 2.0], 100, floor=150, unit="%")
     assert (row.value, row.low, row.high) == (200, 150, 200)
     assert row.verdict == ""
 
@@ -56,23 +67,23 @@ def test_calls_take_turns() -> None:
         order.append(name)
         now[0] += seconds
 
-    taken = interleaved({"a": lambda: call("a", 2), "b": lambda: call("b", 5)}, 2, lambda: now[0])
+    taken = time_in_turns({"a": lambda: call("a", 2), "b": lambda: call("b", 5)}, 2, lambda: now[0])
     assert order == ["a", "b", "a", "b"]
     assert taken == {"a": [2, 2], "b": [5, 5]}
 
 
 def test_a_call_elsewhere_says_what_it_took() -> None:
     """The clock here stands still meanwhile. One process makes all of a worker's calls."""
-    with bench.worker() as ask:
+    with bench.fresh_worker() as ask:
         processes = {ask(os.getpid), ask(os.getpid)}
     assert len(processes) == 1 and os.getpid() not in processes
-    assert interleaved({"a": lambda: bench.Took(3.0)}, 2, lambda: 0.0) == {"a": [3, 3]}
+    assert time_in_turns({"a": lambda: bench.Timing(3.0)}, 2, lambda: 0.0) == {"a": [3, 3]}
 
 
 def test_ctrl_c_is_heard_while_a_worker_works() -> None:
     """The worker alone leaves it to its parent; its call does not outlive the block."""
     before, begin = signal.getsignal(signal.SIGINT), time.monotonic()
-    with pytest.raises(KeyboardInterrupt), bench.worker() as ask:
+    with pytest.raises(KeyboardInterrupt), bench.fresh_worker() as ask:
         assert signal.getsignal(signal.SIGINT) == before
         assert ask(signal.getsignal, signal.SIGINT) == signal.SIG_IGN
         threading.Timer(1, os.kill, [os.getpid(), signal.SIGINT]).start()
@@ -104,18 +115,18 @@ def test_what_falls_short_is_marked(value: Any, floor: Any, aim: Any, most: bool
 def test_the_page_marks_it_too() -> None:
     rows = [Row("slow", 2.0, "times", floor=2.8, low=1.9, high=2.1, note="why"), Row("fast", 3.0, "times", floor=2.8)]
     table = {"title": "T", "how": "H.", "rows": [{**vars(row), "verdict": row.verdict} for row in rows]}
-    page = bench.text({"embedkit": "1", "seconds": 60, "short": ["slow"], "tables": [table]})
+    page = bench.format_page({"embedkit": "1", "seconds": 60, "short": ["slow"], "tables": [table]})
     assert "| slow | 2 times | 1.9 to 2.1        | >= 2.8 |     | short of 2.8 |" in page
     assert "| fast | 3 times |                   | >= 2.8 |     |              |" in page
     assert "- slow: why" in page and page.endswith("Short of floor or aim: slow.")
-    assert [shown(x) for x in (0.99996, 0.25, 1234.5, "x")] == ["0.99996", "0.25", "1,234", "x"]
+    assert [format_number(x) for x in (0.99996, 0.25, 1234.5, "x")] == ["0.99996", "0.25", "1,234", "x"]
 
 
 def test_slopes() -> None:
     """Known powers are found, whatever lies below the upper half."""
     x = np.array([1.0, 10, 100, 1000, 10_000])
     for power in (0.5, 1, 2):
-        assert growth.slope(x, [9, 9, 9, *(x[3:] ** power)]) == pytest.approx(power)
+        assert growth.fit_slope(x, [9, 9, 9, *(x[3:] ** power)]) == pytest.approx(power)
 
 
 # ---------------------------------------------------------------- what is measured
@@ -123,7 +134,7 @@ def test_slopes() -> None:
 
 def test_lengths_are_iemocaps() -> None:
     """Mean 4.5 s and standard deviation 3.1 s before the cut at 8 s: about 4.1 s after it."""
-    seconds = np.array(lengths(2_000)) / 16_000
+    seconds = np.array(make_clip_lengths(2_000)) / 16_000
     assert seconds.max() == 8 and 0.08 < (seconds == 8).mean() < 0.14
     drawn = np.random.default_rng(0).lognormal(
         np.log(4.5) - np.log(1 + (3.1 / 4.5) ** 2) / 2, np.log(1 + (3.1 / 4.5) ** 2) ** 0.5, 200_000
@@ -143,25 +154,25 @@ def test_products_are_what_an_encoder_multiplies(tmp_path: Path) -> None:
     from embedkit.encoders import DISTILHUBERT
 
     config = {**DISTILHUBERT, **TINY}
-    model, _ = encoders.pretrained(bench.encoder(tmp_path, TOY))
+    model, _ = encoders.load_pretrained(bench.make_encoder(tmp_path, TOY))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 32_000))
-    listed = 2 * sum(m * k * n for m, k, n in extraction.products(config, 32_000))
+    listed = 2 * sum(m * k * n for m, k, n in extraction.list_matrix_products(config, 32_000))
     assert counter.get_total_flops() == pytest.approx(listed, rel=1e-3)
 
 
 def test_packed_products_are_products() -> None:
     rng = torch.Generator().manual_seed(0)
     x, w = torch.randn(7, 48, generator=rng), torch.randn(32, 48, generator=rng)
-    assert torch.allclose(extraction._packed(w, 7)(x), x @ w.T, atol=1e-4)
+    assert torch.allclose(extraction._pack_weight(w, 7)(x), x @ w.T, atol=1e-4)
 
 
 def test_the_eager_loop_learns_what_the_mlp_learns() -> None:
     """What is raced is the same work: from the same weights, in five steps of one batch, the same (1e-6)."""
-    X, y = bench.features(64, 6)
+    X, y = bench.make_features(64, 6)
     index = np.unique(y, return_inverse=True)[1]
     shape = {"hidden": 5, "lr": 1e-2, "weight_decay": 0.01, "warmup": 0.0, "batch": 64, "gamma": 2.0, "smoothing": 0.1}
-    card = heads.card("paper")
+    card = heads.read_shipped_card("paper")
     card = card.model_copy(update={"fixed": {**card.fixed, **shape, "epochs": 5}})
     own: Any = package.build(card, seed=3).fit(X, y)
     generator = torch.Generator().manual_seed(int(check_random_state(3).randint(2**31 - 1)))
@@ -171,7 +182,7 @@ def test_the_eager_loop_learns_what_the_mlp_learns() -> None:
         for layer, weight, bias in ((net[0], start.w1, start.b1), (net[1], start.w2, start.b2)):
             layer.weight.copy_(weight.T)
             layer.bias.copy_(bias)
-    heads.eager(X, index, 5, shape, net)
+    heads.train_eagerly(X, index, 5, shape, net)
     for layer, weight, begun in ((net[0], own.network_.w1, start.w1), (net[1], own.network_.w2, start.w2)):
         assert (weight - begun).abs().max() > 1e-2
         assert (layer.weight.T - weight).abs().max() < 1e-6
@@ -184,24 +195,24 @@ def test_the_table_of_machines() -> None:
     assert rows["processor"]
 
 
-def here(*arguments: str, memory: bool = False) -> bench.Ran:
+def here(*arguments: str, memory: bool = False) -> bench.ProcessUsage:
     """`command` without processes: verbs are run in this one, and memory is made up."""
     if arguments[0] == "-m":
         with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
             alone = [*arguments[2:], *(["--jobs", "1"] if "--jobs" in arguments else [])]
             assert cli.run(alone) == 0
-    return bench.Ran(0.5, 0.4, 100.0 if memory else None)
+    return bench.ProcessUsage(0.5, 0.4, 100.0 if memory else None)
 
 
 @pytest.mark.slow
 def test_every_table_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Toy sizes: the document's structure, floors beside their figures, a picture of growth, no NaN."""
     for table in (extraction, heads, startup):
-        monkeypatch.setattr(table, "command", here)
+        monkeypatch.setattr(table, "run_command", here)
     for table in (growth, extraction):
-        monkeypatch.setattr(table, "alone", lambda call, *what: call(*what))
-    monkeypatch.setattr(extraction, "worker", lambda: contextlib.nullcontext(lambda call, *what: call(*what)))
-    monkeypatch.setattr(extraction, "exported", lambda spec, *_: spec.folder)  # half a minute to export
+        monkeypatch.setattr(table, "run_in_worker", lambda call, *what: call(*what))
+    monkeypatch.setattr(extraction, "fresh_worker", lambda: contextlib.nullcontext(lambda call, *what: call(*what)))
+    monkeypatch.setattr(extraction, "export_speed_file", lambda spec, *_: spec.folder)  # half a minute to export
     told: list[str] = []
     document = bench.run(size=TOY, figures=tmp_path, announce=told.append)
     assert [t["name"] for t in document["tables"]] == list(bench.TABLES)
@@ -237,13 +248,15 @@ def test_every_table_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert rows["the same: labels that are equal"]["value"] == 100
     assert document["short"] == [row["what"] for row in rows.values() if row["verdict"]]
     assert (tmp_path / "growth.svg").read_text().count("</svg>") == 1
-    assert all(f"## {t['title']}" in bench.text(document) for t in document["tables"])
+    assert all(f"## {t['title']}" in bench.format_page(document) for t in document["tables"])
 
 
 @pytest.mark.slow
 def test_the_rows_of_a_gpu_run_without_one(tmp_path: Path) -> None:
     """The same code on a CPU: the slower of sound and encoder is no slower than the pass of both, give or take."""
-    rows = list(extraction.gpu(bench.encoder(tmp_path / "encoder", TOY), tmp_path, TOY, "cpu", clips=8))
+    rows = list(
+        extraction.measure_gpu_pass(bench.make_encoder(tmp_path / "encoder", TOY), tmp_path, TOY, "cpu", clips=8)
+    )
     assert [row.floor for row in rows] == [1.25, 90]
     assert all(isinstance(row.value, float) and row.value > 0 for row in rows)
 
@@ -266,7 +279,7 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_command_that_fails_says_why() -> None:
     with pytest.raises(UserError, match=r"failed: .*no such thing"):
-        bench.command("-c", "raise SystemExit('no such thing')")
-    ran = bench.command("-c", "x = bytearray(60_000_000); import time; time.sleep(0.5)", memory=True)
+        bench.run_command("-c", "raise SystemExit('no such thing')")
+    ran = bench.run_command("-c", "x = bytearray(60_000_000); import time; time.sleep(0.5)", memory=True)
     assert ran.seconds >= 0.5 > ran.cpu > 0
     assert ran.megabytes is None or 60 < ran.megabytes < 100

@@ -23,7 +23,7 @@ from embedkit.cache import Cache, Identity, _create
 from embedkit.corpora import Utterance
 from embedkit.encoders import Spec
 from embedkit.errors import CacheError
-from embedkit.workspace import Workspace, init
+from embedkit.workspace import Workspace, init_workspace
 
 ROWS, VIEWS, LAYERS, DIM = 150, 2, 3, 8
 SPEC = Spec("org/name", Path("x"), "abc", "d1", False, "hubert", LAYERS, DIM, 1)
@@ -46,7 +46,7 @@ def features(n: int, seed: int = 0) -> npt.NDArray[np.float16]:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """A file with nothing in it yet."""
-    cache.create(path := tmp_path / "exact" / "enc" / "iemocap.h5", IDENTITY, utterances(), LAYERS, DIM)
+    cache.create_cache(path := tmp_path / "exact" / "enc" / "iemocap.h5", IDENTITY, utterances(), LAYERS, DIM)
     return path
 
 
@@ -54,7 +54,7 @@ def path(tmp_path: Path) -> Path:
 def full(path: Path) -> tuple[Path, npt.NDArray[np.float16]]:
     x = features(ROWS)
     with Cache.open(path, write=True) as file:
-        file.fill(range(ROWS), x, np.arange(ROWS) / 10, [f"{i:032x}" for i in range(ROWS)])
+        file.fill_rows(range(ROWS), x, np.arange(ROWS) / 10, [f"{i:032x}" for i in range(ROWS)])
     return path, x
 
 
@@ -99,7 +99,7 @@ def test_the_file_is_the_contracts(path: Path) -> None:
 def test_rows_come_back_as_the_reader_gave_them(path: Path) -> None:
     """Every field, names beyond ASCII, unknown numbers as NaN and unknown texts as ""."""
     with Cache.open(path) as file:
-        assert list(map(repr, file.utterances())) == list(map(repr, utterances()))
+        assert list(map(repr, file.read_utterances())) == list(map(repr, utterances()))
         metadata = file.metadata()
         assert metadata["ids"][3] == "Señor_3" and metadata["session"][0] == "" and math.isnan(metadata["end"][0])
         assert set(metadata) >= {"ids", "file", "label", "speaker", "seconds", "audio_digest", "done", "skip_reason"}
@@ -117,7 +117,7 @@ def test_the_file_never_grows_or_changes_its_metadata(path: Path) -> None:
 
     before = places()
     with Cache.open(path, write=True) as file:
-        file.fill(range(ROWS - 1), features(ROWS - 1), [1.0] * (ROWS - 1), ["0" * 32] * (ROWS - 1))
+        file.fill_rows(range(ROWS - 1), features(ROWS - 1), [1.0] * (ROWS - 1), ["0" * 32] * (ROWS - 1))
         file.skip(ROWS - 1, "silent", "f" * 32)
     assert places() == before
 
@@ -126,9 +126,9 @@ def test_a_file_that_cannot_be_laid_out_leaves_the_old_one(
     full: tuple[Path, npt.NDArray[np.float16]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, x = full
-    monkeypatch.setattr(_create, "_attributes", lambda _: {"x": object()})
+    monkeypatch.setattr(_create, "format_attributes", lambda _: {"x": object()})
     with pytest.raises(CacheError, match="cannot be written"):
-        cache.create(path, IDENTITY, utterances(), LAYERS, DIM)
+        cache.create_cache(path, IDENTITY, utterances(), LAYERS, DIM)
     with Cache.open(path) as file:
         assert np.array_equal(file.features()[:, 0, 0, 0], x[:, 0, -1, 0])
     assert not list(path.parent.glob("*.new"))
@@ -136,15 +136,15 @@ def test_a_file_that_cannot_be_laid_out_leaves_the_old_one(
 
 def test_a_full_disk_is_seen_before_it_is_filled(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match=r"needs .* GB"):
-        cache.create(tmp_path / "x.h5", IDENTITY, utterances(), 10**6, 10**6)
+        cache.create_cache(tmp_path / "x.h5", IDENTITY, utterances(), 10**6, 10**6)
     assert not list(tmp_path.iterdir())
 
 
 def test_no_rows_and_no_utf8_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match="no rows"):
-        cache.create(tmp_path / "x.h5", IDENTITY, [], LAYERS, DIM)
+        cache.create_cache(tmp_path / "x.h5", IDENTITY, [], LAYERS, DIM)
     with pytest.raises(CacheError, match="not UTF-8"):
-        cache.create(tmp_path / "x.h5", IDENTITY, [Utterance("\udcff", "f", "l", "s")], LAYERS, DIM)
+        cache.create_cache(tmp_path / "x.h5", IDENTITY, [Utterance("\udcff", "f", "l", "s")], LAYERS, DIM)
 
 
 # ---------------------------------------------------------------- filling and reading
@@ -200,7 +200,7 @@ def test_rows_are_filled_in_any_order_and_only_they(path: Path) -> None:
     """Rows given out of order land in their places; the others stay NaN and missing."""
     x, rows = features(5), [9, 3, 100, 4, 2]
     with Cache.open(path, write=True) as file:
-        file.fill(rows, x, [float(r) for r in rows], [str(r) for r in rows])
+        file.fill_rows(rows, x, [float(r) for r in rows], [str(r) for r in rows])
         assert np.flatnonzero(file.done).tolist() == sorted(rows)
     with Cache.open(path) as file:
         assert np.array_equal(file.features(rows)[:, 0, 0, 0], x[:, 0, -1, 0])
@@ -213,7 +213,7 @@ def test_features_of_another_shape_or_type_are_refused(path: Path) -> None:
     with Cache.open(path, write=True) as file:
         for wrong in (features(2), features(1).astype(np.float32), features(1)[:, :1]):
             with pytest.raises(ValueError, match="expected float16"):
-                file.fill([0], wrong, [1.0], ["0"])
+                file.fill_rows([0], wrong, [1.0], ["0"])
         assert not file.done.any()
 
 
@@ -222,7 +222,7 @@ def test_a_reason_is_cut_at_a_characters_boundary(path: Path) -> None:
     with Cache.open(path, write=True) as file:
         file.skip(3, "x" + "é" * 150, "d" * 32)
         assert file.skipped() == [("Señor_3", "x" + "é" * 99)] and file.audio_digests[3] == "d" * 32
-        file.fill([3], features(1), [1.0], ["e" * 32])
+        file.fill_rows([3], features(1), [1.0], ["e" * 32])
         assert file.skipped() == [] and file.metadata()["skip_reason"][3] == ""
 
 
@@ -247,14 +247,14 @@ def test_names_and_the_default_encoder_are_no_part_of_the_identity() -> None:
 )
 def test_every_setting_is_part_of_the_identity(change: dict[str, object], difference: str) -> None:
     other = Identity.of("iemocap", cards.Recipe(**{"views": VIEWS, **change}), SPEC)
-    assert other.digest != IDENTITY.digest and other.differences(IDENTITY) == [difference]
+    assert other.digest != IDENTITY.digest and other.list_differences(IDENTITY) == [difference]
 
 
 @pytest.mark.parametrize("field", ["id", "revision", "weights_digest"])
 def test_another_encoder_is_another_identity(field: str) -> None:
     other = Identity.of("iemocap", cards.Recipe(views=VIEWS), dataclasses.replace(SPEC, **{field: "other"}))
     name = {"id": "encoder"}.get(field, field)
-    assert [d.partition(":")[0] for d in other.differences(IDENTITY)] == [name]
+    assert [d.partition(":")[0] for d in other.list_differences(IDENTITY)] == [name]
 
 
 def test_more_than_asked_for_serves() -> None:
@@ -263,17 +263,22 @@ def test_more_than_asked_for_serves() -> None:
     fewer = Identity.of("iemocap", cards.Recipe(views=1), SPEC)
     clean = Identity.of("iemocap", wild, SPEC, views=0)
     everything = dataclasses.replace(IDENTITY, labels="all")
-    assert fewer.differences(IDENTITY) == clean.differences(IDENTITY) == IDENTITY.differences(everything) == []
-    assert everything.differences(IDENTITY) == ["labels: all here, mapped in the file"]
-    assert IDENTITY.differences(clean) == ["views: 2 here, 0 in the file"]
+    assert (
+        fewer.list_differences(IDENTITY)
+        == clean.list_differences(IDENTITY)
+        == IDENTITY.list_differences(everything)
+        == []
+    )
+    assert everything.list_differences(IDENTITY) == ["labels: all here, mapped in the file"]
+    assert IDENTITY.list_differences(clean) == ["views: 2 here, 0 in the file"]
     assert clean.digest == Identity.of("iemocap", cards.Recipe(views=0), SPEC).digest
 
 
 def test_changed_rows_are_counted_and_told() -> None:
     held = utterances(4)
-    assert cache.changes(held, held[::-1]) == ""
+    assert cache.describe_changes(held, held[::-1]) == ""
     wanted = [*held[:2], dataclasses.replace(held[2], label="exc"), Utterance("new", "f", "l", "s")]
-    assert cache.changes(held, wanted) == (
+    assert cache.describe_changes(held, wanted) == (
         "1 new, 1 gone, 1 described otherwise ('Señor_2': label was 'ang', is now 'exc')"
     )
 
@@ -321,7 +326,7 @@ def test_a_file_that_is_not_a_whole_cache_is_refused_in_one_line(path: Path, how
         with pytest.raises(CacheError, match=said) as error:
             Cache.open(path, write=write)
         assert "\n" not in str(error.value) and str(path) in str(error.value) and "--fresh" in str(error.value)
-    cache.create(path, IDENTITY, utterances(), LAYERS, DIM)
+    cache.create_cache(path, IDENTITY, utterances(), LAYERS, DIM)
     Cache.open(path, write=True).close()
 
 
@@ -338,12 +343,12 @@ def test_one_writer_at_a_time_and_any_readers(path: Path) -> None:
     with Cache.open(path, write=True) as writer:
         for attempt in (
             lambda: Cache.open(path, write=True),
-            lambda: cache.create(path, IDENTITY, utterances(), LAYERS, DIM),
+            lambda: cache.create_cache(path, IDENTITY, utterances(), LAYERS, DIM),
         ):
             with pytest.raises(CacheError, match="another process is writing it"):
                 attempt()
         with Cache.open(path) as reader:
-            writer.fill([7], features(1), [1.0], ["0"])
+            writer.fill_rows([7], features(1), [1.0], ["0"])
             assert reader.done[7] == cache.DONE and np.array_equal(
                 reader.features([7])[0, 0, 0, 0], features(1)[0, 0, -1, 0]
             )
@@ -385,7 +390,7 @@ def test_a_kill_while_rows_are_written_costs_only_the_row_in_hand(path: Path) ->
         if len(done) < ROWS:
             kills += 1
         else:
-            cache.create(path, IDENTITY, utterances(), LAYERS, DIM)
+            cache.create_cache(path, IDENTITY, utterances(), LAYERS, DIM)
         if kills == 5:
             return
     pytest.fail(f"{kills} of 100 kills came in time")
@@ -396,22 +401,22 @@ def test_a_kill_while_rows_are_written_costs_only_the_row_in_hand(path: Path) ->
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    return init(tmp_path / "workspace")
+    return init_workspace(tmp_path / "workspace")
 
 
 def test_ls_and_info_tell_what_is_there(workspace: Workspace) -> None:
     """Complete or not, of what; a damaged file is a line with its problem and hides no other."""
     path = workspace.cache_file("exact", SPEC.slug, "iemocap")
-    cache.create(path, dataclasses.replace(IDENTITY, random=True), utterances(), LAYERS, DIM)
+    cache.create_cache(path, dataclasses.replace(IDENTITY, random=True), utterances(), LAYERS, DIM)
     with Cache.open(path, write=True) as file:
-        file.fill([0, 1], features(2), [1800.0, 1800.0], ["0", "1"])
+        file.fill_rows([0, 1], features(2), [1800.0, 1800.0], ["0", "1"])
         file.skip(2, "silent")
     workspace.cache_file("exact", SPEC.slug, "ravdess").write_text("no")
-    good, bad = cache.ls(workspace)
+    good, bad = cache.list_caches(workspace)
     assert good["recipe"] == "exact" and good["encoder"] == "org--name" and good["weights"] == "random"
     assert (good["rows"], good["done"], good["skipped"], good["todo"]) == (ROWS, 2, 1, ROWS - 3) and not good["problem"]
     assert list(bad) == list(good) and bad["corpus"] == "ravdess" and "damaged" in bad["problem"]
-    info = cache.info(path)
+    info = cache.describe_cache(path)
     assert info["complete"] is False and info["hours"] == 1.0 and info["recipe"]["sound.trim_db"] == 20.0
     assert info["done_by_label"] == {"ang": 1, "neu": 1} and info["skips"] == ["Señor_2: silent"]
 
@@ -426,10 +431,10 @@ def recorded(tmp_path: Path) -> tuple[Path, Path]:
         lines.append(f"{i}.wav,s{i},anger")
     (manifest := tmp_path / "mine.csv").write_text("\n".join(lines))
     rows = [Utterance(f"{i}.wav", f"{i}.wav", "anger", f"mine:s{i}") for i in range(3)]
-    cache.create(path := tmp_path / "mine.h5", dataclasses.replace(IDENTITY, corpus="mine"), rows, LAYERS, DIM)
+    cache.create_cache(path := tmp_path / "mine.h5", dataclasses.replace(IDENTITY, corpus="mine"), rows, LAYERS, DIM)
     with Cache.open(path, write=True) as file:
         digests = [audio.digest(audio.read(tmp_path / row.file)) for row in rows[:2]]
-        file.fill([0, 1], features(2), [0.5, 0.5], digests)
+        file.fill_rows([0, 1], features(2), [0.5, 0.5], digests)
         file.skip(2, "silent")
     return path, manifest
 

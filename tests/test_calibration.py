@@ -29,7 +29,7 @@ def test_scores_equal_other_implementations(seed):
     """ECE: torchmetrics' top-label error (L1, 15 bins); NLL: scikit-learn's log loss; Brier: a sum by hand; to 1e-6."""
     y, p = drawn(seed, 2.0)
     truth = np.array([CLASSES.index(name) for name in y])
-    found = calibration.scores(y, p)
+    found = calibration.compute_scores(y, p)
     theirs = multiclass_calibration_error(torch.tensor(p), torch.tensor(truth), num_classes=4, n_bins=15, norm="l1")
     assert found["ece"] == pytest.approx(float(theirs), abs=1e-6)
     assert found["nll"] == pytest.approx(sk.log_loss(y, p, labels=list(CLASSES)), abs=1e-9)
@@ -46,7 +46,7 @@ def test_the_curve_equals_a_loop_also_at_the_bins_edges():
         [[0.4, 0.3, 0.2, 0.1], [0.6, 0.4, 0, 0], [0.8, 0.2, 0, 0], [1, 0, 0, 0], [0.61, 0.39, 0, 0], [0.25] * 4]
     )
     y = np.array(["anger", "anger", "happiness", "anger", "happiness", "anger"])
-    found = calibration.reliability(y, p, bins=5)
+    found = calibration.reliability_curve(y, p, bins=5)
     slow = []
     for k in range(5):
         inside = [i for i in range(6) if k / 5 < max(p[i]) <= (k + 1) / 5]
@@ -62,8 +62,8 @@ def test_the_curve_equals_a_loop_also_at_the_bins_edges():
 def test_nothing_to_correct_is_no_error():
     """All right and all sure: ECE, NLL and Brier are 0; all wrong and all sure: 1, finite, 2."""
     p = np.eye(4)
-    assert calibration.scores(list(CLASSES), p) == {"ece": 0.0, "nll": 0.0, "brier": 0.0}
-    wrong = calibration.scores(list(np.roll(NAMES, 1)), p)
+    assert calibration.compute_scores(list(CLASSES), p) == {"ece": 0.0, "nll": 0.0, "brier": 0.0}
+    wrong = calibration.compute_scores(list(np.roll(NAMES, 1)), p)
     assert (wrong["ece"], wrong["brier"], np.isfinite(wrong["nll"])) == (1.0, 2.0, True)
 
 
@@ -78,10 +78,10 @@ def test_the_temperature_is_where_the_slope_of_nll_is_0(sharpness):
             ((scipy.special.softmax(beta * logits, 1) * logits).sum(1) - logits[np.arange(len(y)), truth]).mean()
         )
 
-    found = calibration.temperature(y, p)
+    found = calibration.fit_temperature(y, p)
     assert found == pytest.approx(1 / scipy.optimize.brentq(slope, 0.05, 20, xtol=1e-14), abs=1e-6)
     assert found == pytest.approx(sharpness, rel=0.1)
-    better = calibration.apply(p, found)
+    better = calibration.apply_temperature(p, found)
     assert (better.argmax(1) == p.argmax(1)).all()
     assert calibration.nll(y, better) <= calibration.nll(y, p)
     assert calibration.ece(y, better) < 0.03
@@ -91,16 +91,16 @@ def test_applying_a_temperature_divides_the_logits():
     """softmax(log p / T) against scipy's softmax of the logits / T, to 1e-12; T = 1 changes nothing; 0 is refused."""
     logits = np.random.default_rng(0).standard_normal((20, 4)) * 4
     p = scipy.special.softmax(logits, 1)
-    assert np.allclose(calibration.apply(p, 2.5), scipy.special.softmax(logits / 2.5, 1), atol=1e-12)
-    assert np.allclose(calibration.apply(p, 1.0), p, atol=1e-12)
+    assert np.allclose(calibration.apply_temperature(p, 2.5), scipy.special.softmax(logits / 2.5, 1), atol=1e-12)
+    assert np.allclose(calibration.apply_temperature(p, 1.0), p, atol=1e-12)
     with pytest.raises(ValueError, match="above 0"):
-        calibration.apply(p, 0.0)
+        calibration.apply_temperature(p, 0.0)
 
 
 def test_a_faultless_validation_part_keeps_the_temperature_in_its_range():
     """All right: the colder the better, so the fit ends near its lower end, where NLL is 0 to rounding."""
     p = np.full((4, 4), 0.1) + 0.6 * np.eye(4)
-    assert calibration.temperature(list(CLASSES), p) == pytest.approx(calibration.RANGE[0], rel=0.1)
+    assert calibration.fit_temperature(list(CLASSES), p) == pytest.approx(calibration.TEMPERATURE_RANGE[0], rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -116,4 +116,4 @@ def test_a_faultless_validation_part_keeps_the_temperature_in_its_range():
 def test_what_does_not_fit_is_refused(y, p, words):
     """No rows, another shape, no probabilities, NaN, an unknown label: one line each."""
     with pytest.raises(ValueError, match=words):
-        calibration.scores(y, p)
+        calibration.compute_scores(y, p)

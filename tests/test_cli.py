@@ -13,7 +13,7 @@ import pytest
 from encoders_fixtures import tiny_hubert
 
 from embedkit import cli, export, synth
-from embedkit.workspace import init
+from embedkit.workspace import init_workspace
 
 
 def run(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, str]:
@@ -34,9 +34,9 @@ def document(capsys: pytest.CaptureFixture[str], *argv: object) -> Any:
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace whose settings know a small synthetic corpus in IEMOCAP's layout; its recipes' encoder is tiny."""
-    root = init(tmp_path_factory.mktemp("home")).root
+    root = init_workspace(tmp_path_factory.mktemp("home")).root
     synth.make_iemocap(root / "corpus", turns=60)
-    synth.voice_note(root / "note.wav", seconds=20)
+    synth.make_voice_note(root / "note.wav", seconds=20)
     (root / "embedkit.toml").write_text('[corpora]\niemocap = "corpus"\n')
     encoder = tiny_hubert(root / "encoder" / "tiny")
     for card in (root / "cache").glob("*.toml"):
@@ -113,7 +113,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 ) -> None:
     for name in ("IEMOCAP", "CREMA_D", "RAVDESS"):
         monkeypatch.delenv(f"EMBEDKIT_{name}", raising=False)
-    root = init(tmp_path).root
+    root = init_workspace(tmp_path).root
     for card in (root / "cache").glob("*.toml"):
         card.write_text(card.read_text().replace("ntu-spml/distilhubert", str(tiny_hubert(root / "tiny"))))
     monkeypatch.chdir(root)

@@ -23,13 +23,13 @@ from encoders_fixtures import tiny_hubert
 
 from embedkit import cache, cards, encoders
 from embedkit.cache import DONE, MISSING, Cache, Identity
-from embedkit.corpora import Utterance, select, spread
+from embedkit.corpora import Utterance, pick_balanced_rows, select_rows
 from embedkit.encoders import Spec
 from embedkit.errors import CacheError, ClipError, CorpusError, EmbedkitError, UserError
-from embedkit.extract import Clip, ExtractPlan, Held, Listen, Task, encode, extract_corpus, plan_pass
+from embedkit.extract import CacheState, Clip, ClipLoader, ExtractPlan, Task, encode, extract_corpus, plan_pass
 from embedkit.extract import run as pass_run
-from embedkit.workers import AHEAD, map_in_workers
-from embedkit.workspace import Workspace, init
+from embedkit.workers import TASKS_PER_WORKER, map_in_workers
+from embedkit.workspace import Workspace, init_workspace
 
 LABELS = {"anger": ["ang"], "happiness": ["hap", "exc"]}
 SPEC = Spec("tiny", Path("nowhere"), "", "digest", True, "hubert", 2, 4, 1)
@@ -90,7 +90,7 @@ def mine(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    return init(tmp_path / "workspace")
+    return init_workspace(tmp_path / "workspace")
 
 
 def run(workspace: Workspace, root: Path, **more: Any) -> dict[str, Any]:
@@ -118,34 +118,39 @@ def test_a_limit_is_spread_over_speakers_and_labels() -> None:
     """Every pair once before any twice; a few rows have as many speakers as rows and all labels; limits are nested."""
     many = sorted(rows(300), key=lambda u: (u.speaker, u.label))  # as a corpus lists them
     for limit in (10, 30, 60):
-        chosen = [many[i] for i in spread(many, limit)]
+        chosen = [many[i] for i in pick_balanced_rows(many, limit)]
         assert len(chosen) == limit and set(Counter(u.speaker for u in chosen).values()) == {limit // 10}
         labels = Counter(u.label for u in chosen).values()
         assert len(labels) == 3 and max(labels) - min(labels) <= 1
-    assert set(spread(many, 10)) < set(spread(many, 25)) < set(spread(many, 300)) == set(range(300))
-    assert spread(many, None) == spread(many, 999) == list(range(300))
+    assert (
+        set(pick_balanced_rows(many, 10))
+        < set(pick_balanced_rows(many, 25))
+        < set(pick_balanced_rows(many, 300))
+        == set(range(300))
+    )
+    assert pick_balanced_rows(many, None) == pick_balanced_rows(many, 999) == list(range(300))
 
 
 def test_rows_are_those_of_the_label_map_or_all() -> None:
     """Labels that the map does not name are left out; where none is left, the ones that there are are named."""
     there = [Utterance("a", "f", "exc", "s"), Utterance("b", "f", "xxx", "s"), Utterance("c", "f", "ang", "s")]
-    assert [u.id for u in select("iemocap", there, LABELS, "mapped")] == ["a", "c"]
-    assert select("iemocap", there, LABELS, "all") == there
+    assert [u.id for u in select_rows("iemocap", there, LABELS, "mapped")] == ["a", "c"]
+    assert select_rows("iemocap", there, LABELS, "all") == there
     with pytest.raises(CorpusError, match=r"no label is one of ang, exc, hap; it has xxx; --labels all"):
-        select("iemocap", there[1:2], LABELS, "mapped")
+        select_rows("iemocap", there[1:2], LABELS, "mapped")
 
 
 def planned(
-    held: Held | None, limit: int | None = None, labels: str = "mapped", views: int = 2, n: int = 6
+    held: CacheState | None, limit: int | None = None, labels: str = "mapped", views: int = 2, n: int = 6
 ) -> ExtractPlan:
     wanted = Identity.of("iemocap", cards.Recipe(views=views), SPEC, labels=labels)
     return plan_pass(Path("x.h5"), wanted, [*rows(n), Utterance("other", "f", "xxx", "s")], LABELS, limit, held)
 
 
-def held(views: int = 2, labels: str = "mapped", n: int = 6, done: tuple[int, ...] = (0, 1, 2)) -> Held:
+def held(views: int = 2, labels: str = "mapped", n: int = 6, done: tuple[int, ...] = (0, 1, 2)) -> CacheState:
     states = np.zeros(n, np.uint8)
     states[list(done)] = 1, 1, 2
-    return Held(Identity.of("iemocap", cards.Recipe(views=views), SPEC, labels=labels), rows(n), states)
+    return CacheState(Identity.of("iemocap", cards.Recipe(views=views), SPEC, labels=labels), rows(n), states)
 
 
 def test_a_plan_is_what_is_missing() -> None:
@@ -200,7 +205,7 @@ def test_the_sound_is_the_recipes(workspace: Workspace, mine: Path) -> None:
     recipe = cards.Recipe(name="own", views=2, sound=cards.Sound(trim_db=0, max_seconds=0.1, pad=True, peak=0.5))
     run(workspace, mine, recipe=recipe)
     prepared = audio.prepare(audio.read(mine.parent / "3.wav"), recipe.sound)
-    views = [prepared, *augment.views(prepared, recipe, "3.wav", 2)]
+    views = [prepared, *augment.make_views(prepared, recipe, "3.wav", 2)]
     expected = np.stack([Fake().pool(v[:1600], pad_to=1600) for v in views]).astype(np.float16)
     with opened(workspace, "own") as file:
         assert np.array_equal(file.features([3], views=(0, 1, 2), layers=(0, 1), stats=(0, 1))[0], expected)
@@ -340,7 +345,7 @@ def test_batches_on_a_gpu_give_what_single_clips_give(
     record(mine.parent / "1.wav", 1, peak=0)
     soundfile.write(mine.parent / "4.wav", np.full(50, 0.5), 16000)
     one_by_one = run(workspace, mine)
-    monkeypatch.setattr(encode, "_device", lambda _: "cuda")
+    monkeypatch.setattr(encode, "_resolve_device", lambda _: "cuda")
     monkeypatch.setattr(encode, "BATCH_SECONDS", 0.6)
     if not batches:  # an encoder that takes one clip at a time
         monkeypatch.delattr(Fake, "pool_many")
@@ -376,9 +381,9 @@ def test_an_interrupt_keeps_what_was_done(workspace: Workspace, mine: Path, monk
         if (file.done == DONE).sum() == 3:
             raise KeyboardInterrupt
 
-    write = pass_run._write
+    write = pass_run._write_clips
     with monkeypatch.context() as patch:
-        patch.setattr(pass_run, "_write", interrupted)
+        patch.setattr(pass_run, "_write_clips", interrupted)
         with pytest.raises(EmbedkitError, match=r"stopped; 3 of 8 rows are kept, and the same command"):
             run(workspace, mine)
     assert run(workspace, mine)["done"] == 8
@@ -464,7 +469,7 @@ class Passes:
     """Real passes in processes of their own."""
 
     def __init__(self, folder: Path, clips: int) -> None:
-        self.mine, self.workspace = corpus(folder / "corpus", clips), init(folder / "workspace")
+        self.mine, self.workspace = corpus(folder / "corpus", clips), init_workspace(folder / "workspace")
         self.pids, self.script = folder / "pids", folder / "passes.py"
         self.pids.touch()
         self.script.write_text(SCRIPT)
@@ -572,9 +577,9 @@ def test_no_more_tasks_are_in_flight_than_workers_need() -> None:
     for i, _ in enumerate(answers):
         assert len(taken) == i + 1
     taken.clear()
-    answers = map_in_workers(Listen(Path("/nowhere"), PLAIN, 0), tasks(), 2)
+    answers = map_in_workers(ClipLoader(Path("/nowhere"), PLAIN, 0), tasks(), 2)
     for i, clip in enumerate(answers):
-        assert clip.reason == "no such file" and len(taken) <= i + 1 + 2 * AHEAD
+        assert clip.reason == "no such file" and len(taken) <= i + 1 + 2 * TASKS_PER_WORKER
     assert taken == list(range(40)) and i == 39
 
 
@@ -592,14 +597,14 @@ def test_clips_are_fetched_ahead_and_no_further() -> None:
         finally:
             closed.set()
 
-    ahead = encode._ready_ahead(make(), 3)
+    ahead = encode._prefetch_clips(make(), 3)
     assert next(ahead).row == 0
     until(lambda: len(made) == 5)  # one taken, three ready, one in the maker's hand
     ahead.close()  # type: ignore[attr-defined]
     assert closed.is_set() and len(made) == 5
-    assert [clip.row for clip in encode._ready_ahead(make(), 3)] == list(range(20))
+    assert [clip.row for clip in encode._prefetch_clips(make(), 3)] == list(range(20))
     with pytest.raises(EmbedkitError, match="broken"):
-        list(encode._ready_ahead(make(fails=True), 3))
+        list(encode._prefetch_clips(make(fails=True), 3))
 
 
 # ---------------------------------------------------------------- with a real encoder

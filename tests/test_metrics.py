@@ -19,14 +19,14 @@ def test_scores_equal_scikit_learns(seed):
     random = np.random.default_rng(seed)
     y = random.choice(CLASSES[: random.integers(2, 5)], random.integers(2, 60))
     said = random.choice(CLASSES[random.integers(0, 2) :], len(y))
-    got = metrics.scores(y, said)
+    got = metrics.compute_scores(y, said)
     names = sorted(set(y) | set(said))
     assert got["wa"] == pytest.approx(accuracy_score(y, said), abs=1e-12)
     assert got["ua"] == pytest.approx(balanced_accuracy_score(y, said), abs=1e-12)
     assert got["macro_f1"] == pytest.approx(f1_score(y, said, average="macro"), abs=1e-12)
     assert got["macro_f1"] == pytest.approx(metrics.macro_f1(y, said), abs=1e-12)
     assert list(got["f1"].values()) == pytest.approx(f1_score(y, said, average=None, labels=names), abs=1e-12)
-    assert (metrics.confusion(y, said, CLASSES) == confusion_matrix(y, said, labels=CLASSES)).all()
+    assert (metrics.confusion_matrix(y, said, CLASSES) == confusion_matrix(y, said, labels=CLASSES)).all()
     present = np.unique(y)
     weights = compute_class_weight("balanced", classes=present, y=y)
     assert metrics.balanced_weights(y) == pytest.approx(dict(zip(present, weights, strict=True)), abs=1e-12)
@@ -40,4 +40,4 @@ def test_ua_is_over_the_classes_present():
 def test_no_rows_are_an_error():
     """A score of nothing is not 0 and not NaN."""
     with pytest.raises(ValueError, match="at least one"):
-        metrics.scores([], [])
+        metrics.compute_scores([], [])

@@ -19,8 +19,8 @@ from embedkit.classes import CLASSES
 from embedkit.corpora import Utterance
 from embedkit.errors import CorpusError, StudyError, UserError
 from embedkit.evaluation import long
-from embedkit.evaluation.composition import _groups
-from embedkit.evaluation.table import text
+from embedkit.evaluation.composition import plan_recordings
+from embedkit.evaluation.table import format_evaluation
 from embedkit.runtime import Predictor, speech
 from embedkit.workspace import Workspace
 
@@ -36,7 +36,7 @@ def square(level: float, seconds: float) -> np.ndarray:
 @pytest.fixture(autouse=True)
 def speech_is_loud(monkeypatch: pytest.MonkeyPatch) -> None:
     """A detector that can be computed by hand: a frame is speech where it is louder than the pauses' noise."""
-    monkeypatch.setattr(speech, "silero", lambda: lambda frame: float(np.abs(frame).mean() > 0.03))
+    monkeypatch.setattr(speech, "load_silero", lambda: lambda frame: float(np.abs(frame).mean() > 0.03))
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def corpus(folder: Path, speakers: int = 3, each: int = 6) -> list[Utterance]:
 
 
 def measured(predictor: Predictor, rows: list[Utterance], folder: Path, **composition: Any) -> dict[str, Any]:
-    result = long.measure(long.Judges(predictor), rows, folder, MAP, long.Composition(**composition))
+    result = long.measure_bias(long.FoldPredictors(predictor), rows, folder, MAP, long.Composition(**composition))
     json.dumps(result, allow_nan=False)
     return result
 
@@ -119,7 +119,7 @@ def test_every_clip_is_in_one_recording(predictor: Predictor, tmp_path: Path) ->
     rows = corpus(tmp_path)
     classes = [row.label for row in rows]
     for clips, sizes in ((4, [6]), (3, [3, 3]), (9, [6]), (1, [1] * 6)):
-        groups = list(_groups(rows, classes, long.Judges(predictor), long.Composition(clips=clips)))
+        groups = list(plan_recordings(rows, classes, long.FoldPredictors(predictor), long.Composition(clips=clips)))
         assert sorted(row.id for g in groups for row in g.rows) == sorted(row.id for row in rows)
         assert [len(g.rows) for g in groups] == sizes * 6
         assert all({(row.speaker, row.label) for row in g.rows} == {(g.speaker, g.truth)} for g in groups)
@@ -158,8 +158,8 @@ def test_the_confusion_is_counted_as_it_is_answered(predictor: Predictor, tmp_pa
     """Against the four ways written out: predict with and without detection on a file, the first 8 s, clip by clip."""
     rows = corpus(tmp_path, speakers=2)
     result = measured(predictor, rows, tmp_path, clips=2, gap=(0.2, 3))
-    groups = _groups(
-        rows, [r.label for r in rows], long.Judges(predictor), composition := long.Composition(2, (0.2, 3))
+    groups = plan_recordings(
+        rows, [r.label for r in rows], long.FoldPredictors(predictor), composition := long.Composition(2, (0.2, 3))
     )
     tables = {way: np.zeros((4, 4), int) for way in long.WAYS}
     for group in groups:
@@ -185,7 +185,7 @@ def test_recordings_without_an_answer_are_wrong(
     predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A detector that never hears speech: no answers, no right ones, no NaN; the other ways are not concerned."""
-    monkeypatch.setattr(speech, "silero", lambda: lambda _: 0.0)
+    monkeypatch.setattr(speech, "load_silero", lambda: lambda _: 0.0)
     result = measured(predictor, corpus(tmp_path), tmp_path, clips=3)
     deaf = result["ways"]["vad"]
     assert deaf["no_answer"] == result["recordings"] == 12
@@ -195,7 +195,7 @@ def test_recordings_without_an_answer_are_wrong(
     assert deaf["precision"]["anger"]["estimate"] is None
     assert result["ways"]["clips"]["no_answer"] == 0
     assert result["ways"]["clips"]["wa"]["estimate"] == 1
-    assert "12\n" in text({**result, "corpus": "made", "heads": "the file's own", "notes": []})
+    assert "12\n" in format_evaluation({**result, "corpus": "made", "heads": "the file's own", "notes": []})
 
 
 def test_clips_that_cannot_be_used(predictor: Predictor, tmp_path: Path) -> None:
@@ -234,20 +234,20 @@ def exported(folder: Path, **changes: str | None) -> Predictor:
 def test_each_utterance_is_judged_by_the_head_of_its_fold(finished: Workspace, tmp_path: Path) -> None:
     """The judge of each utterance is the head that its fold kept, which was not trained on it; with the temperature."""
     held = exported(tmp_path)
-    judges = long.fold_heads(held, finished)
+    judges = long.load_fold_predictors(held, finished)
     opened = study.open_study(finished, "mine")
     rows = utterances("ravdess", 3, 5, sessions=False)
     known = [row for row in rows if row.label != "xxx"]
-    assert set(judges.fold_of) == {row.id for row in known}
+    assert set(judges.fold_by_utterance) == {row.id for row in known}
     assert judges.fold(rows[-1]) is None
     ids = opened.plan.columns["ids"]
     for i, fold in enumerate(opened.plan.folds):
-        tested = {u for u, name in judges.fold_of.items() if name == fold.name}
+        tested = {u for u, name in judges.fold_by_utterance.items() if name == fold.name}
         assert {row.speaker for row in known if row.id in tested} == {f"ravdess:{i + 1}"}
-        assert not tested & set(ids[opened.plan.training(i, "ravdess")])
+        assert not tested & set(ids[opened.plan.training_rows(i, "ravdess")])
         head = heads.load("logistic", finished.studies / f"mine/heads/ravdess/layer-2/quick/fold-{fold.name}")
         wave = square(0.3, 1)
-        expected = calibration.apply(head.predict_proba(np.full((1, DIM), 0.3)), 2)[0]
+        expected = calibration.apply_temperature(head.predict_proba(np.full((1, DIM), 0.3)), 2)[0]
         assert np.abs(judges[fold.name].probabilities(wave) - expected).max() < 1e-5
     assert np.abs(held.probabilities(square(0.3, 1)) - expected).max() > 1e-3, "the file's own head stays as it was"
 
@@ -261,7 +261,7 @@ def test_files_that_no_study_has_heads_for(finished: Workspace, tmp_path: Path) 
         ({"head": "mlp"}, "mlp"),
     ):
         with pytest.raises(StudyError, match=why) as caught:
-            long.fold_heads(exported(tmp_path, **changes), finished)
+            long.load_fold_predictors(exported(tmp_path, **changes), finished)
         assert "\n" not in str(caught.value)
 
 
@@ -285,8 +285,8 @@ def test_the_verb(
     assert cli.run([*begin, str(predictor.path), *ask, "--long", *more]) == 0
     shown = capsys.readouterr().out
     assert "called neutral" in shown and f"{said['ways']['windows']['ua']['estimate']:.3f}" in shown
-    assert long.has_heard(exported(tmp_path), finished, "ravdess")
-    assert not long.has_heard(exported(tmp_path), finished, "crema-d")
+    assert long.was_trained_on(exported(tmp_path), finished, "ravdess")
+    assert not long.was_trained_on(exported(tmp_path), finished, "crema-d")
     for wrong, why in (
         ([str(predictor.path), *ask, "--held-out"], "--held-out belongs to --long"),
         ([str(predictor.path), *ask, "--gap", "1", "2"], "--gap belongs to --long"),

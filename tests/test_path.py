@@ -16,7 +16,7 @@ import pytest
 from embedkit import cli, export
 from embedkit.cache import Cache
 from embedkit.classes import CLASSES
-from embedkit.workspace import init
+from embedkit.workspace import init_workspace
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +41,7 @@ def recordings(root: Path) -> list[Path]:
 @pytest.fixture(scope="module")
 def workspace(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with real clips of RAVDESS cached through the real Whisper encoder, and the study on them."""
-    root = init(tmp_path_factory.mktemp("real")).root
+    root = init_workspace(tmp_path_factory.mktemp("real")).root
     corpus = root / "ravdess"
     for clip in recordings(shared / "data" / "ravdess"):
         (corpus / clip.parent.name).mkdir(parents=True, exist_ok=True)

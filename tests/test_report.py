@@ -14,7 +14,7 @@ import scipy.stats
 
 from embedkit import report
 from embedkit.classes import CLASSES, PROBABILITIES
-from embedkit.report.scores import results as results_of
+from embedkit.report.scores import compute_results
 
 A, H, N, S = CLASSES
 
@@ -48,7 +48,7 @@ def record() -> pd.DataFrame:
 
 def test_each_metric_is_mean_sd_folds_and_pooled(record: pd.DataFrame) -> None:
     """By hand: a fold's value is the mean over seeds, sd has ddof 1, pooled counts every prediction once."""
-    (r,) = results_of(record, "enc")
+    (r,) = compute_results(record, "enc")
     assert (r["arm"], r["head"], r["layer"], r["encoder"]) == ("x", "mlp", 2, "enc")
     assert r["wa"].pop("folds") == [0.5, 1.0]
     assert r["wa"].pop("interval")["clusters"] == 4  # two speakers a fold
@@ -63,7 +63,7 @@ def test_each_metric_is_mean_sd_folds_and_pooled(record: pd.DataFrame) -> None:
 
 def test_a_class_that_a_fold_has_not_is_left_out_there(record: pd.DataFrame) -> None:
     """Neutral is in one fold only: None there, and its mean is over the other; happiness is nowhere."""
-    (r,) = results_of(record, "enc")
+    (r,) = compute_results(record, "enc")
     assert [r["f1"][name].pop("interval")["clusters"] for name in (N, H)] == [1, 0]
     assert r["f1"][N] == {"mean": 0.0, "sd": None, "folds": [0.0, None], "pooled": 0.0}
     assert r["f1"][H] == {"mean": None, "sd": None, "folds": [None, None], "pooled": None}
@@ -71,19 +71,19 @@ def test_a_class_that_a_fold_has_not_is_left_out_there(record: pd.DataFrame) -> 
 
 def test_one_fold_has_no_deviation(record: pd.DataFrame) -> None:
     """sd is null, not 0 and not NaN, so that JSON can hold it."""
-    (r,) = results_of(record[record["fold"] == "1"], "enc")
+    (r,) = compute_results(record[record["fold"] == "1"], "enc")
     assert r["wa"]["sd"] is None and json.dumps(r, allow_nan=False)
 
 
 def test_results_keep_the_records_order() -> None:
     """One result for each arm, layer and head, in the order in which they were run."""
     parts = [rows("1", 0, [A, S], [A, S], split, head) for head in ("svc", "mlp") for split in ("validate", "test")]
-    assert [r["head"] for r in results_of(pd.concat(parts), "enc")] == ["svc", "mlp"]
+    assert [r["head"] for r in compute_results(pd.concat(parts), "enc")] == ["svc", "mlp"]
 
 
 def document(record: pd.DataFrame, **more: Any) -> dict[str, Any]:
     """What a study says of itself, as study.py makes it."""
-    results = results_of(record, "enc")
+    results = compute_results(record, "enc")
     doc = {
         "study": "mine",
         "summary": "a study",
@@ -98,7 +98,7 @@ def document(record: pd.DataFrame, **more: Any) -> dict[str, Any]:
         "seeds": 2,
         "rows": {"c": {"used": 6, "classes": {A: 3}, "skipped": 1, "missing": 0, "left_out": {"fru": 3}}},
         "class_weights": {"x": {A: 0.5, N: 2.0}},
-        "comparisons": report.compared(record, results, ["ua", "f1.anger"]),
+        "comparisons": report.compare_results(record, results, ["ua", "f1.anger"]),
         "search": [
             {
                 "arm": "x",
@@ -120,9 +120,9 @@ def document(record: pd.DataFrame, **more: Any) -> dict[str, Any]:
 def test_the_table_and_the_page_show_it(record: pd.DataFrame, tmp_path: Path) -> None:
     """Every figure of the results is in the text as mean ± sd (pooled), beside what a reader must know."""
     doc = document(record)
-    report.write(tmp_path, doc)
+    report.write_report(tmp_path, doc)
     page, html = ((tmp_path / name).read_text() for name in ("report.md", "report.html"))
-    for shown in (report.table(doc), page, html):
+    for shown in (report.format_summary(doc), page, html):
         assert re.search(r"0\.750 ± 0\.354(<br><small>| )\(0\.667", shown)
         assert "weights: random" in shown and "something to know" in shown
     interval = doc["results"][0]["wa"]["interval"]
@@ -133,7 +133,7 @@ def test_the_table_and_the_page_show_it(record: pd.DataFrame, tmp_path: Path) ->
 
 def test_the_page_needs_nothing_beside_it(record: pd.DataFrame, tmp_path: Path) -> None:
     """Pictures lie inside as SVG with an alternative text; no script, no link that leads out, each cell escaped."""
-    report.write(tmp_path, document(record, summary="<b>a & b</b>"))
+    report.write_report(tmp_path, document(record, summary="<b>a & b</b>"))
     html = (tmp_path / "report.html").read_text()
     assert "&lt;b&gt;a &amp; b&lt;/b&gt;" in html and "<b>" not in html and "<script" not in html
     assert set(re.findall(r'(?:src|href)="([^",]*)', html)) >= {"data:image/svg+xml;base64", "#scores"}
@@ -147,7 +147,7 @@ def test_the_same_document_gives_the_same_files(record: pd.DataFrame, tmp_path: 
     """Byte by byte, pictures too: what has not changed makes no difference in a repository."""
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        report.write(tmp_path / name, document(record))
+        report.write_report(tmp_path / name, document(record))
     for path in (tmp_path / "one").rglob("*.*"):
         assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
 
@@ -166,7 +166,7 @@ def four_arms(flips: dict[str, int]) -> pd.DataFrame:
 def test_results_are_compared_by_speaker() -> None:
     """By hand: 6 of 12 speakers differ, all one way, so 2 of 2^6 swaps are as large: p = 2 / 64; times 3 by Holm."""
     record = four_arms({"a": 8, "b": 2, "c": 2})
-    found = report.compared(record, results_of(record, "enc"), ["ua"])
+    found = report.compare_results(record, compute_results(record, "enc"), ["ua"])
     assert [(c["a"][0], c["b"][0]) for c in found] == [("a", "b"), ("a", "c"), ("b", "c")]
     assert found[0]["difference"] == pytest.approx(0.5) and found[0]["p"] == pytest.approx(2 / 64)
     assert found[0]["adjusted"] == pytest.approx(6 / 64) and found[0]["verdict"] == "not distinguishable"
@@ -177,7 +177,7 @@ def test_results_are_compared_by_speaker() -> None:
 def test_many_results_are_compared_with_the_best_only() -> None:
     """12 arms are 66 pairs; the 11 with the best one by validation are left."""
     record = four_arms({f"a{i}": i for i in range(12)})
-    found = report.compared(record, results_of(record, "enc"), ["ua"])
+    found = report.compare_results(record, compute_results(record, "enc"), ["ua"])
     assert len(found) == 11 and all("a0" in (c["a"][0], c["b"][0]) for c in found)
 
 
@@ -197,7 +197,7 @@ def test_the_papers_figures_stand_beside_ours() -> None:
         },
     }
     doc = document(record, rows={"c": {"classes": {A: 3, S: 4}}})
-    found = report.beside(doc, paper)
+    found = report.compare_with_paper(doc, paper)
     assert found is not None
     verdicts = {(row["of"], row["metric"]): row["verdict"] for row in found["rows"]}
     ua = doc["results"][0]["ua"]
@@ -213,7 +213,7 @@ def test_the_papers_figures_stand_beside_ours() -> None:
 def test_arousal_keeps_every_class() -> None:
     """By hand: happiness said as anger is right when only arousal is asked, and wrong otherwise."""
     record = rows("1", 0, [A, H, N, S, S], [A, A, S, S, A]).assign(speaker=list("abcab"))
-    (r,) = results_of(pd.concat([record, record.assign(split="validate")]), "enc")
+    (r,) = compute_results(pd.concat([record, record.assign(split="validate")]), "enc")
     assert r["arousal"]["table"] == [[2, 0], [1, 2]]
     assert r["arousal"]["recall"]["low"]["estimate"] == pytest.approx(2 / 3)
     assert r["arousal"]["precision"]["high"]["estimate"] == pytest.approx(2 / 3)
@@ -222,9 +222,9 @@ def test_arousal_keeps_every_class() -> None:
 
 def test_variance_and_calibration(record: pd.DataFrame) -> None:
     """Two folds and two seeds share a variance; a temperature comes from validation, and changes no label."""
-    (r,) = results_of(record, "enc")
+    (r,) = compute_results(record, "enc")
     assert sum(r["variance"]["shares"].values()) == pytest.approx(1)
-    (one,) = results_of(record[record["seed"] == 0], "enc")
+    (one,) = compute_results(record[record["seed"] == 0], "enc")
     assert one["variance"] is None
     before, after = r["calibration"]["before"], r["calibration"]["after"]
     # all 12 say 0.7, 8 of them rightly

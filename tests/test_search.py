@@ -18,7 +18,7 @@ import pytest
 
 from embedkit import cards
 from embedkit.errors import FitError, StudyError
-from embedkit.study import search_parameters, without_password
+from embedkit.study import mask_password, search_parameters
 
 SPACE = {
     "x": cards.FloatRange(type="float", low=1e-3, high=10.0, log=True),
@@ -214,7 +214,7 @@ def test_a_storage_that_cannot_be_used_is_named_without_its_password() -> None:
     with pytest.raises(StudyError, match=r"storage nodb://me:\*\*\*@host/x cannot be used") as caught:
         search_parameters("s", SPACE, Folds(), cards.Search(trials=1), "nodb://me:secret@host/x")
     assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
-    assert without_password("sqlite:///a/b.db") == "sqlite:///a/b.db"
+    assert mask_password("sqlite:///a/b.db") == "sqlite:///a/b.db"
 
 
 def test_optuna_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -244,7 +244,7 @@ def test_a_study_searches_on_validation_and_trains_with_what_it_found(tmp_path: 
     settings = (workspace.studies / "searched" / "study.json").read_text()
     assert "storage" not in json.loads(settings)["settings"]["search"]
     finished = study.open_study(workspace, "searched")
-    assert finished.params(study.best(finished.results)) == entry["params"]
+    assert finished.params(study.choose_best_result(finished.results)) == entry["params"]
 
 
 def test_a_search_never_sees_test_rows(tmp_path: Path) -> None:

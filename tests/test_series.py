@@ -105,7 +105,7 @@ def test_paper_table_2(workspace: Workspace) -> None:
 def test_production_says_what_leaks(workspace: Workspace) -> None:
     """One 5 % validates and is tested, which the audit tells; an export of it is no surprise to anyone."""
     doc = run(workspace, "production", ["quick"])
-    record = study.open_study(workspace, "production").predictions()
+    record = study.open_study(workspace, "production").read_predictions()
     sides = {split: set(part["utterance"]) for split, part in record.groupby("split")}
     assert sides["test"] == sides["validate"] and len(sides["test"]) == 10
     told = " ".join(doc["notes"])
@@ -147,9 +147,9 @@ def test_layers_and_statistics(workspace: Workspace) -> None:
     assert np.sum(weights, 1) == pytest.approx([1, 1]) and {len(w) for w in weights} == {3}
     assert {c["kind"] for c in doc["comparisons"]} == {"part"} and len(doc["comparisons"]) == 5
     parts = [study.open_study(workspace, f"layers.{part}") for part in ("mean", "mean-std")]
-    widths = [p.fold_head(study.Choice("iemocap", "net", "concat"), "Ses01").n_features_in_ for p in parts]
+    widths = [p.load_fold_head(study.ResultChoice("iemocap", "net", "concat"), "Ses01").n_features_in_ for p in parts]
     assert widths == [18, 36]
-    head = parts[0].refit(study.Choice("iemocap", "net", "weighted"))
+    head = parts[0].refit(study.ResultChoice("iemocap", "net", "weighted"))
     assert len(head.layer_weights_) == 3 and head.n_features_in_ == 18
     assert series.run_study(workspace, "layers", {"heads": ["net"]}, jobs=1) == doc  # resumes: nothing left to do
 
@@ -157,7 +157,7 @@ def test_layers_and_statistics(workspace: Workspace) -> None:
 def test_concatenated_layers_lie_one_after_the_other(workspace: Workspace) -> None:
     """Of a row: layer 0's mean and standard deviation, layer 1's, ..., as an exported body gives them."""
     asked = study.resolve_study(workspace, "layers.mean-std", {"heads": ["net"]}, name="order")
-    bench = study.Bench(study.plan_study(workspace, *asked))
+    bench = study.FoldTrainer(study.plan_study(workspace, *asked))
     x = bench.features("concat", 0)[:, 0]
     for i, layer in enumerate(range(3)):
         np.testing.assert_array_equal(x[:, 12 * i : 12 * (i + 1)], bench.features(layer, 0)[:, 0])
@@ -200,9 +200,9 @@ def test_every_way_to_normalise(workspace: Workspace) -> None:
     assert all(not told["parts"][p]["findings"] for p in ("none", "global", "corpus", "coral"))
     finished = study.open_study(workspace, "normalisation.speaker")
     with pytest.raises(StudyError, match='cannot normalise = "speaker"'):
-        finished.refit(study.best(finished.results))
+        finished.refit(study.choose_best_result(finished.results))
     aligned = study.open_study(workspace, "normalisation.coral")
-    assert len(aligned.refit(study.best(aligned.results)).classes_) == 4
+    assert len(aligned.refit(study.choose_best_result(aligned.results)).classes_) == 4
 
 
 @pytest.mark.parametrize("how", ["none", "global", "corpus", "speaker"])
@@ -221,7 +221,7 @@ def test_a_head_is_given_normalised_features(workspace: Workspace, how: str, ali
     finished = study.open_study(workspace, f"by-{how}-{align}")
     planned, fold = finished.plan, finished.plan.folds[0]
     x = np.concatenate([features(source) for source in planned.sources.values()])
-    train, corpora = planned.training(0, "iemocap+crema-d=0.5"), planned.columns["corpus"]
+    train, corpora = planned.training_rows(0, "iemocap+crema-d=0.5"), planned.columns["corpus"]
     groups = {"corpus": corpora, "speaker": planned.columns["speaker"]}.get(how, np.full(len(x), "all"))
     for group in np.unique(groups) if how != "none" else []:
         mine = np.flatnonzero(groups == group)
@@ -235,7 +235,7 @@ def test_a_head_is_given_normalised_features(workspace: Workspace, how: str, ali
         StandardScaler(), LogisticRegression(C=0.05, class_weight="balanced", tol=1e-8, max_iter=5000)
     )
     model.fit(x[train], planned.y[train])
-    got = finished.test_rows(study.best(finished.results))
+    got = finished.read_test_rows(study.choose_best_result(finished.results))
     got = got[got["fold"] == fold.name][[f"p_{c}" for c in CLASSES]]
     np.testing.assert_allclose(got, model.predict_proba(x[fold.test]), rtol=0, atol=1e-4)
 

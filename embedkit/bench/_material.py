@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from embedkit.workspace import Workspace
 
 
-MEAN, SD, LONGEST = 4.5, 3.1, 8.0  # s: IEMOCAP's turns, and where a recipe cuts them
+MEAN_SECONDS, SD_SECONDS, MAX_SECONDS = 4.5, 3.1, 8.0  # s: IEMOCAP's turns, and where a recipe cuts them
 
 Wave = npt.NDArray[np.float32]
 
@@ -48,21 +48,21 @@ AXES: Mapping[str, Sequence[int]] = {
 }
 
 
-def lengths(count: int) -> list[int]:
+def make_clip_lengths(count: int) -> list[int]:
     """Samples of clips as IEMOCAP has them: a lognormal's quantiles (mean 4.5 s, sd 3.1 s), cut at 8 s.
 
-    >>> [round(n / RATE, 1) for n in lengths(4)]
+    >>> [round(n / RATE, 1) for n in make_clip_lengths(4)]
     [1.8, 3.0, 4.5, 7.5]
     """
     from statistics import NormalDist
 
-    variance = np.log(1 + (SD / MEAN) ** 2)
-    drawn = NormalDist(float(np.log(MEAN) - variance / 2), float(np.sqrt(variance)))
+    variance = np.log(1 + (SD_SECONDS / MEAN_SECONDS) ** 2)
+    drawn = NormalDist(float(np.log(MEAN_SECONDS) - variance / 2), float(np.sqrt(variance)))
     seconds = [float(np.exp(drawn.inv_cdf((i + 0.5) / count))) for i in range(count)]
-    return [round(RATE * min(s, LONGEST)) for s in seconds]
+    return [round(RATE * min(s, MAX_SECONDS)) for s in seconds]
 
 
-def speech(count: int) -> list[Wave]:
+def make_speech(count: int) -> list[Wave]:
     """Synthetic speech, clips of `lengths`, one voice each."""
     from embedkit import synth
     from embedkit.classes import CLASSES
@@ -70,22 +70,22 @@ def speech(count: int) -> list[Wave]:
     rng = np.random.default_rng(0)
     voices = [synth.Speaker.draw(("female", "male")[i % 2], rng) for i in range(count)]
     return [
-        synth.utterance(CLASSES[i % 4], voice, samples / RATE, rng)
-        for i, (voice, samples) in enumerate(zip(voices, lengths(count), strict=True))
+        synth.synthesise_utterance(CLASSES[i % 4], voice, samples / RATE, rng)
+        for i, (voice, samples) in enumerate(zip(voices, make_clip_lengths(count), strict=True))
     ]
 
 
-def encoder(folder: Path, size: Size) -> Spec:
+def make_encoder(folder: Path, size: Size) -> Spec:
     """DistilHuBERT's geometry with random weights: speed does not depend on what was learned."""
     from embedkit import encoders
     from embedkit.encoders import _random_weights as random_weights
 
     return encoders.resolve(
-        str(random_weights.hubert_geometry(folder, 0, {**random_weights.DISTILHUBERT, **size.encoder}))
+        str(random_weights.write_random_hubert(folder, 0, {**random_weights.DISTILHUBERT, **size.encoder}))
     )
 
 
-def features(rows: int, dim: int, seed: int = 0) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.str_]]:
+def make_features(rows: int, dim: int, seed: int = 0) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.str_]]:
     """Pooled features as encoders give them, X [row, dim] and y [row]: an offset, a spread that falls as the real
     Whisper's does (the k-th direction's standard deviation as k^-0.65), classes that overlap."""
     from embedkit.classes import CLASSES
@@ -100,35 +100,35 @@ def features(rows: int, dim: int, seed: int = 0) -> tuple[npt.NDArray[np.float32
     return X + world.standard_normal(dim).astype(np.float32), np.array(CLASSES)[y]
 
 
-def cached(workspace: Workspace, corpus: str, sessions: Sequence[int], dim: int, views: int = 0) -> None:
+def make_cache(workspace: Workspace, corpus: str, sessions: Sequence[int], dim: int, views: int = 0) -> None:
     """A cache of made-up features in a workspace, as if `extract` had filled it: one layer, so many rows a session."""
     from embedkit import cards
-    from embedkit.cache import Cache, Identity, create
+    from embedkit.cache import Cache, Identity, create_cache
 
-    rows = list(_utterances(corpus, sessions, features(sum(sessions), 1)[1]))
+    rows = list(_make_utterances(corpus, sessions, make_features(sum(sessions), 1)[1]))
     recipe = cards.read(cards.Recipe, workspace.card("cache", "exact")).model_dump(
         mode="json", include={"precision", "sound", "augment"}
     )
     identity = Identity(corpus, recipe, "ntu-spml/distilhubert", "0" * 40, "1" * 64, True, views=views)
     path = workspace.cache_file("exact", "ntu-spml--distilhubert", corpus)
-    create(path, identity, rows, 1, dim)
+    create_cache(path, identity, rows, 1, dim)
     with Cache.open(path, write=True) as file:
         rng = np.random.default_rng(len(rows))
-        X, _ = features(len(rows), dim)
+        X, _ = make_features(len(rows), dim)
         for part in np.array_split(np.arange(len(rows)), -(-len(rows) // 1_000)):
             block = np.zeros((len(part), 1 + views, 1, 2, dim), np.float16)
             block[..., 0, :] = X[part, None, None] + 0.03 * rng.standard_normal(
                 (len(part), 1 + views, 1, dim), np.float32
             )
-            file.fill(part.tolist(), block, [MEAN] * len(part), [f"{corpus}{i}" for i in part])
+            file.fill_rows(part.tolist(), block, [MEAN_SECONDS] * len(part), [f"{corpus}{i}" for i in part])
 
 
-def _utterances(corpus: str, sessions: Sequence[int], classes: Iterable[str]) -> Iterator[Any]:
+def _make_utterances(corpus: str, sessions: Sequence[int], classes: Iterable[str]) -> Iterator[Any]:
     """IEMOCAP's two speakers a session; any other corpus has one session less and 91 speakers."""
     from embedkit import corpora
     from embedkit.corpora import Utterance
 
-    labels = {name: of[0] for name, of in corpora.reader(corpus).LABELS.items()}
+    labels = {name: of[0] for name, of in corpora.find_reader(corpus).LABELS.items()}
     session = np.repeat(np.arange(len(sessions)), sessions)
     for i, (s, name) in enumerate(zip(session, classes, strict=True)):
         in_session = corpus == "iemocap"

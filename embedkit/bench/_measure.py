@@ -21,31 +21,33 @@ from embedkit.bench._page import Row
 from embedkit.errors import UserError
 
 
-class Took(float):
+class Timing(float):
     """CPU seconds, said by a call that another process has made."""
 
 
-def interleaved(
+def time_in_turns(
     calls: Mapping[str, Callable[[], object]], repeats: int, clock: Callable[[], float] = time.process_time
 ) -> dict[str, list[float]]:
-    """Seconds that each call takes, `repeats` times in turns: what it says it `Took`, else by the clock around it."""
-    taken: dict[str, list[float]] = {name: [] for name in calls}
+    """Seconds that each call takes, `repeats` times in turns: what it says it `Timing`, else by the clock around it."""
+    timings: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
             begin = clock()
-            said = call()
-            taken[name].append(said if isinstance(said, Took) else clock() - begin)
-    return taken
+            result = call()
+            timings[name].append(result if isinstance(result, Timing) else clock() - begin)
+    return timings
 
 
-def ratio(what: str, over: Sequence[float], under: Sequence[float], scale: float = 1, **more: Any) -> Row:
+def make_ratio_row(
+    what: str, over: Sequence[float], under: Sequence[float], scale: float = 1, **row_fields: Any
+) -> Row:
     """The median of scale * over[i] / under[i], of the same round each, as a row."""
     values = [scale * a / b for a, b in zip(over, under, strict=True)]
-    return Row(what, median(values), low=min(values), high=max(values), **more)
+    return Row(what, median(values), low=min(values), high=max(values), **row_fields)
 
 
 @dataclass(frozen=True)
-class Ran:
+class ProcessUsage:
     """What a command took."""
 
     seconds: float  # wall
@@ -53,27 +55,27 @@ class Ran:
     megabytes: float | None  # the highest memory of it and its children together; None where the system does not say
 
 
-def command(*arguments: str, memory: bool = False) -> Ran:
+def run_command(*arguments: str, memory: bool = False) -> ProcessUsage:
     """Run `python arguments...` to its end. Raises UserError with its last line where it fails."""
-    begin, before = time.perf_counter(), _cpu_of_children()
+    begin, before = time.perf_counter(), _read_children_cpu()
     process = subprocess.Popen(
         [sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     peak = [0.0]
-    watch = threading.Thread(target=_watch, args=(process, peak), daemon=True)
+    watcher = threading.Thread(target=_watch_memory, args=(process, peak), daemon=True)
     if memory:
-        watch.start()
+        watcher.start()
     error = process.communicate()[1]
     seconds = time.perf_counter() - begin
     if memory:
-        watch.join()
+        watcher.join()
     if process.returncode:
         raise UserError(f"{' '.join(arguments)} failed: {(error.strip().splitlines() or ['no message'])[-1]}")
-    return Ran(seconds, _cpu_of_children() - before, peak[0] or None)
+    return ProcessUsage(seconds, _read_children_cpu() - before, peak[0] or None)
 
 
 @contextmanager
-def worker() -> Iterator[Callable[..., Any]]:
+def fresh_worker() -> Iterator[Callable[..., Any]]:
     """A fresh process that finds what a worker of `extract` finds: one thread, memory that is kept. What is yielded
     makes calls there: ask(call, *what). Ctrl-C ends it."""
     from embedkit.workers import worker_environment
@@ -88,25 +90,25 @@ def worker() -> Iterator[Callable[..., Any]]:
             raise
 
 
-def alone(call: Callable[..., Any], *what: Any) -> Any:
+def run_in_worker(call: Callable[..., Any], *what: Any) -> Any:
     """call(*what) in a `worker` of its own."""
-    with worker() as ask:
+    with fresh_worker() as ask:
         return ask(call, *what)
 
 
-def _cpu_of_children() -> float:
+def _read_children_cpu() -> float:
     """CPU seconds of the processes that this one has started and that have ended."""
     times = os.times()
     return times.children_user + times.children_system
 
 
-def _watch(process: subprocess.Popen[str], peak: list[float]) -> None:
+def _watch_memory(process: subprocess.Popen[str], peak: list[float]) -> None:
     while process.poll() is None:
-        peak[0] = max(peak[0], sum(map(_megabytes, _family(process.pid))))
+        peak[0] = max(peak[0], sum(map(_read_memory, _list_process_tree(process.pid))))
         time.sleep(0.1)
 
 
-def _family(pid: int) -> list[int]:
+def _list_process_tree(pid: int) -> list[int]:
     """A process and those that it started, and theirs (Linux; elsewhere only itself)."""
     try:
         children = [
@@ -114,10 +116,10 @@ def _family(pid: int) -> list[int]:
         ]
     except OSError:
         children = []
-    return [pid, *(one for child in children for one in _family(child))]
+    return [pid, *(one for child in children for one in _list_process_tree(child))]
 
 
-def _megabytes(pid: int) -> float:
+def _read_memory(pid: int) -> float:
     """Memory of a process, what it shares with others divided among them; 0 where the system does not say."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()

@@ -72,7 +72,7 @@ def run(
         table = cast(Table, importlib.import_module(f"{__name__}.{name}"))
         rows = []
         for row in table.rows(size or Size()):
-            announce(f"{name}: {row.what}: {shown(row.value)} {row.unit} {row.verdict}".rstrip())
+            announce(f"{name}: {row.what}: {format_number(row.value)} {row.unit} {row.verdict}".rstrip())
             rows.append({**asdict(row), "verdict": row.verdict})
         tables.append({"name": name, "title": table.TITLE, "how": table.HOW, "rows": rows})
         if figures and hasattr(table, "draw"):
@@ -81,26 +81,28 @@ def run(
     return {"embedkit": __version__, "seconds": time.perf_counter() - begin, "short": short, "tables": tables}
 
 
-def text(document: Mapping[str, Any]) -> str:
+def format_page(document: Mapping[str, Any]) -> str:
     """The page: a Markdown table for each of the document's."""
     lines = [f"# embedkit {document['embedkit']} bench, {document['seconds'] / 60:.1f} minutes"]
     for table in document["tables"]:
         lines += ["", f"## {table['title']}", "", table["how"], ""]
         head = ["", "here", "lowest to highest", "floor", "aim", ""]
-        lines += _aligned([head, *map(_cells, table["rows"])])
+        lines += _align_columns([head, *map(_format_cells, table["rows"])])
         notes = [f"- {row['what']}: {row['note']}" for row in table["rows"] if row["note"]]
         lines += ["", *notes] if notes else []
     short = document["short"]
     return "\n".join([*lines, "", f"Short of floor or aim: {', '.join(short) if short else 'nothing'}."])
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
-    spread = "" if row["low"] is None else f"{shown(row['low'])} to {shown(row['high'])}"
-    limits = ["" if row[k] is None else f"{'<=' if row['most'] else '>='} {shown(row[k])}" for k in ("floor", "aim")]
-    return [row["what"], f"{shown(row['value'])} {row['unit']}".strip(), spread, *limits, row["verdict"]]
+def _format_cells(row: Mapping[str, Any]) -> list[str]:
+    spread = "" if row["low"] is None else f"{format_number(row['low'])} to {format_number(row['high'])}"
+    limits = [
+        "" if row[k] is None else f"{'<=' if row['most'] else '>='} {format_number(row[k])}" for k in ("floor", "aim")
+    ]
+    return [row["what"], f"{format_number(row['value'])} {row['unit']}".strip(), spread, *limits, row["verdict"]]
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def _align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows of a Markdown table, the first one its head, columns of one width."""
     widths = [max(3, *(len(row[i]) for row in rows)) for i in range(len(rows[0]))]
     ruled = [rows[0], ["-" * width for width in widths], *rows[1:]]
@@ -109,10 +111,10 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def shown(value: float | str) -> str:
+def format_number(value: float | str) -> str:
     """Three digits, five where a number is near 1 from below (a cosine, a share).
 
-    >>> [shown(x) for x in (5.678, 0.99991, 123.4, 12345.6, "AVX2")]
+    >>> [format_number(x) for x in (5.678, 0.99991, 123.4, 12345.6, "AVX2")]
     ['5.68', '0.99991', '123', '12,346', 'AVX2']
     """
     if isinstance(value, str):

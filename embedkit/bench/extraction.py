@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from embedkit.audio import RATE
-from embedkit.bench._material import MEAN, Size, Wave, encoder, features, speech
-from embedkit.bench._measure import Took, alone, command, interleaved, ratio, worker
+from embedkit.bench._material import MEAN_SECONDS, Size, Wave, make_encoder, make_features, make_speech
+from embedkit.bench._measure import Timing, fresh_worker, make_ratio_row, run_command, run_in_worker, time_in_turns
 from embedkit.bench._page import Row
 from embedkit.threads import one_thread
 from embedkit.workers import map_in_workers
@@ -31,37 +31,43 @@ BATCH_SECONDS = 8.0
 
 def rows(size: Size) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder, one_thread():
-        spec = encoder(Path(folder) / "encoder", size)
-        clips = speech(size.clips)
-        yield from _against_the_loop(spec, clips, Path(folder), size)
-        yield from alone(_against_the_ceiling, spec, clips[len(clips) // 2], size)
-        yield from alone(_the_whole_pass, spec, clips[:: max(1, len(clips) // 4)], Path(folder), size)
-        yield from _memory(spec, Path(folder), size)
-        yield from _on_a_gpu(spec, Path(folder), size)
+        spec = make_encoder(Path(folder) / "encoder", size)
+        clips = make_speech(size.clips)
+        yield from _measure_against_loop(spec, clips, Path(folder), size)
+        yield from run_in_worker(_measure_against_ceiling, spec, clips[len(clips) // 2], size)
+        yield from run_in_worker(_measure_whole_pass, spec, clips[:: max(1, len(clips) // 4)], Path(folder), size)
+        yield from _measure_memory(spec, Path(folder), size)
+        yield from _measure_on_gpu(spec, Path(folder), size)
 
 
 # ---------------------------------------------------------------- against the loop that one would write
 
 
-def _against_the_loop(spec: Any, clips: Sequence[Wave], folder: Path, size: Size) -> Iterator[Row]:
+def _measure_against_loop(spec: Any, clips: Sequence[Wave], folder: Path, size: Size) -> Iterator[Row]:
     from embedkit import encoders
 
-    model, _ = encoders.pretrained(spec)
-    naive(model, clips[:1])
-    calls: dict[str, Callable[[], object]] = {"naive": lambda: naive(model, clips)}
-    with worker() as ask:
-        pooled = ask(_loaded, spec, encoders.resolve(str(exported(spec, clips[::4], folder))), clips)
-        calls |= {name: partial(ask, _took, name, clips) for name in pooled}
-        taken = interleaved(calls, size.repeats)
-    yield ratio("bf16 against the naive loop", taken["naive"], taken["bf16"], floor=5.5, aim=6.5, unit="times")
-    yield ratio("fp32 against the naive loop", taken["naive"], taken["fp32"], floor=2.8, aim=3.2, unit="times")
-    yield ratio("an exported 8-bit file against the naive loop", taken["naive"], taken["8 bits"],
+    model, _ = encoders.load_pretrained(spec)
+    run_naive_loop(model, clips[:1])
+    calls: dict[str, Callable[[], object]] = {"naive": lambda: run_naive_loop(model, clips)}
+    with fresh_worker() as call_worker:
+        pooled = call_worker(
+            _load_encoders, spec, encoders.resolve(str(export_speed_file(spec, clips[::4], folder))), clips
+        )
+        calls |= {name: partial(call_worker, _time_encoder, name, clips) for name in pooled}
+        timings = time_in_turns(calls, size.repeats)
+    yield make_ratio_row(
+        "bf16 against the naive loop", timings["naive"], timings["bf16"], floor=5.5, aim=6.5, unit="times"
+    )
+    yield make_ratio_row(
+        "fp32 against the naive loop", timings["naive"], timings["fp32"], floor=2.8, aim=3.2, unit="times"
+    )
+    yield make_ratio_row("an exported 8-bit file against the naive loop", timings["naive"], timings["8 bits"],
                 floor=5, aim=8, unit="times", note="profile speed, through onnxruntime")  # fmt: skip
     seconds = sum(map(len, clips)) / RATE
     for name in calls:
-        yield ratio(f"{name}: sound", [seconds] * size.repeats, taken[name], unit="s a CPU-second")
+        yield make_ratio_row(f"{name}: sound", [seconds] * size.repeats, timings[name], unit="s a CPU-second")
     for name, floor in (("bf16", 0.9999), ("8 bits", None)):
-        least = min(map(cosine, pooled[name], pooled["fp32"]))
+        least = min(map(cosine_similarity, pooled[name], pooled["fp32"]))
         yield Row(f"{name} against fp32, a clip's pooled features: least cosine", least, floor=floor)
     exact = np.stack(pooled["fp32"])
     z = (np.abs(np.stack(pooled["8 bits"]) - exact).mean(0) / exact.std(0)).mean()
@@ -71,26 +77,26 @@ def _against_the_loop(spec: Any, clips: Sequence[Wave], folder: Path, size: Size
 ENCODERS: dict[str, Any] = {}  # in a worker: those that it has loaded
 
 
-def _loaded(spec: Any, file: Any, clips: Sequence[Wave]) -> dict[str, list[Wave]]:
+def _load_encoders(spec: Any, file: Any, clips: Sequence[Wave]) -> dict[str, list[Wave]]:
     """Load the encoder in both precisions and the exported file; each one's mean features, clip by clip."""
     from embedkit import encoders
 
     ENCODERS.update({precision: encoders.load(spec, precision) for precision in ("bf16", "fp32")})
     ENCODERS["8 bits"] = encoders.load(file)
-    return {name: [clip[-1, 0] for clip in _each(one, clips)] for name, one in ENCODERS.items()}
+    return {name: [clip[-1, 0] for clip in _pool_clips(one, clips)] for name, one in ENCODERS.items()}
 
 
-def _took(name: str, clips: Sequence[Wave]) -> Took:
+def _time_encoder(name: str, clips: Sequence[Wave]) -> Timing:
     begin = time.process_time()
-    _each(ENCODERS[name], clips)
-    return Took(time.process_time() - begin)
+    _pool_clips(ENCODERS[name], clips)
+    return Timing(time.process_time() - begin)
 
 
-def _each(one: Any, clips: Sequence[Wave]) -> list[Wave]:
+def _pool_clips(one: Any, clips: Sequence[Wave]) -> list[Wave]:
     return [one.pool(clip) for clip in clips]
 
 
-def naive(model: Any, clips: Sequence[Wave]) -> list[Wave]:
+def run_naive_loop(model: Any, clips: Sequence[Wave]) -> list[Wave]:
     """The loop that a user would write: one batch, zeros up to 8 s, mean over all frames of every layer."""
     import torch
 
@@ -102,35 +108,35 @@ def naive(model: Any, clips: Sequence[Wave]) -> list[Wave]:
     return [state.mean(1).numpy() for state in states]
 
 
-def cosine(a: Wave, b: Wave) -> float:
+def cosine_similarity(a: Wave, b: Wave) -> float:
     """Of the angle between two vectors, in float64."""
     x, y = a.astype(np.float64), b.astype(np.float64)
     return float(x @ y / np.sqrt((x @ x) * (y @ y)))
 
 
-def exported(spec: Any, clips: Sequence[Wave], folder: Path) -> Path:
+def export_speed_file(spec: Any, clips: Sequence[Wave], folder: Path) -> Path:
     """An 8-bit file of the encoder, as `stitch-export --profile speed` makes it, with a head of no importance."""
     from embedkit import cards, encoders, heads
     from embedkit.export import assemble as files
     from embedkit.export import graph, quantize
 
-    X, y = features(200, spec.dim)
+    X, y = make_features(200, spec.dim)
     head = heads.to_onnx("logistic", heads.build(cards.Head(kind="logistic")).fit(X, y))
-    model, _ = encoders.pretrained(spec)
+    model, _ = encoders.load_pretrained(spec)
     recipe, layers = cards.Recipe(name="exact"), [spec.layers - 1]
-    body = files.exported(graph.body(model, recipe.sound, layers, ["mean"]))
-    final = quantize.PROFILES["speed"](files.merged(body, head, range(4), 4), clips)
-    said = {"layers": layers, "stats": ["mean"], "dim": spec.dim, "parameters": spec.parameters}
-    meta = {f"embedkit.{key}": json.dumps(value) for key, value in said.items()}
+    body = files.export_body(graph.build_body(model, recipe.sound, layers, ["mean"]))
+    final = quantize.PROFILES["speed"](files.merge_graphs(body, head, range(4), 4), clips)
+    entries = {"layers": layers, "stats": ["mean"], "dim": spec.dim, "parameters": spec.parameters}
+    meta = {f"embedkit.{key}": json.dumps(value) for key, value in entries.items()}
     path = folder / "speed.onnx"
-    path.write_bytes(files.finished(final, {**meta, "embedkit.recipe": recipe.model_dump_json()}))
+    path.write_bytes(files.serialize_model(final, {**meta, "embedkit.recipe": recipe.model_dump_json()}))
     return path
 
 
 # ---------------------------------------------------------------- against the processor's ceiling
 
 
-def products(config: Mapping[str, Any], samples: int) -> list[tuple[int, int, int]]:
+def list_matrix_products(config: Mapping[str, Any], samples: int) -> list[tuple[int, int, int]]:
     """The matrix products by weights that a clip costs, (rows, inputs, outputs) each: convolutions and linear layers.
 
     Attention's own products (1 to 2 %) are left out.
@@ -149,39 +155,41 @@ def products(config: Mapping[str, Any], samples: int) -> list[tuple[int, int, in
     return shapes + layer * int(config["num_hidden_layers"])
 
 
-def _against_the_ceiling(spec: Any, clip: Wave, size: Size) -> list[Row]:
+def _measure_against_ceiling(spec: Any, clip: Wave, size: Size) -> list[Row]:
     """The time of the bare products, weights packed by oneDNN, as a share of the encoder's."""
     import torch
 
     from embedkit import encoders
     from embedkit.encoders import _random_weights as random_weights
 
-    shapes = products({**random_weights.DISTILHUBERT, **size.encoder}, len(clip))
+    shapes = list_matrix_products({**random_weights.DISTILHUBERT, **size.encoder}, len(clip))
     work = 2 * sum(m * k * n for m, k, n in shapes) / 1e9
     rows = []
     for precision, floor, aim in (("bf16", 75, 85), ("fp32", 70, 75)):
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        packed = [(torch.randn(m, k).to(dtype), _packed(torch.randn(n, k).to(dtype), m)) for m, k, n in shapes]
+        packed = [(torch.randn(m, k).to(dtype), _pack_weight(torch.randn(n, k).to(dtype), m)) for m, k, n in shapes]
         one = encoders.load(spec, precision)
 
-        def bare(packed: Any = packed) -> None:
+        def run_products(packed: Any = packed) -> None:
             with torch.inference_mode():
                 for left, product in packed:
                     product(left)
 
         one.pool(clip)
-        bare()
-        taken = interleaved({"encoder": partial(one.pool, clip), "products": bare}, 2 * size.repeats)
-        ceiling = ratio(f"ceiling, {precision}", [work] * 2 * size.repeats, taken["products"], unit="GFLOP/s a core")
-        share = ratio(
-            f"{precision}: share of the ceiling", taken["products"], taken["encoder"], 100,
+        run_products()
+        timings = time_in_turns({"encoder": partial(one.pool, clip), "products": run_products}, 2 * size.repeats)
+        ceiling = make_ratio_row(
+            f"ceiling, {precision}", [work] * 2 * size.repeats, timings["products"], unit="GFLOP/s a core"
+        )
+        share = make_ratio_row(
+            f"{precision}: share of the ceiling", timings["products"], timings["encoder"], 100,
             floor=floor, aim=aim, unit="%",
         )  # fmt: skip
         rows += [ceiling, share]
     return rows
 
 
-def _packed(weight: Any, rows: int) -> Any:
+def _pack_weight(weight: Any, rows: int) -> Any:
     """rows -> rows @ weight.T by oneDNN with the weight packed for it; torch's own where it has no oneDNN."""
     import torch
 
@@ -194,38 +202,41 @@ def _packed(weight: Any, rows: int) -> Any:
 # ---------------------------------------------------------------- the whole pass
 
 
-def _the_whole_pass(spec: Any, clips: Sequence[Wave], folder: Path, size: Size) -> list[Row]:
+def _measure_whole_pass(spec: Any, clips: Sequence[Wave], folder: Path, size: Size) -> list[Row]:
     """Decode, trim, augment, encode and write, against encoding the same views alone, in bf16."""
     from embedkit import cache, cards, corpora, encoders, extract
 
-    place = manifest(folder / "pass", clips)
+    manifest_path = write_manifest(folder / "pass", clips)
     recipe = cards.Recipe(name="bench", precision="bf16", views=size.views)
-    utterances = corpora.load("made", place)
+    utterances = corpora.load("made", manifest_path)
     identity = cache.Identity.of("made", recipe, spec, views=size.views, labels="mapped")
-    cache.create(folder / "pass.h5", identity, utterances, spec.layers, spec.dim)
-    listen = extract.Listen(place.parent, recipe, size.views)
+    cache.create_cache(folder / "pass.h5", identity, utterances, spec.layers, spec.dim)
+    loader = extract.ClipLoader(manifest_path.parent, recipe, size.views)
     tasks = [extract.Task(row, utterance) for row, utterance in enumerate(utterances)]
-    encode = extract.Encode(listen, spec)
-    views = [wave for task in tasks for wave in listen(task).waves]
+    clip_encoder = extract.ClipEncoder(loader, spec)
+    views = [wave for task in tasks for wave in loader(task).waves]
     encoder_alone = encoders.load(spec, "bf16")
     with cache.Cache.open(folder / "pass.h5", write=True) as file:
 
-        def whole() -> None:
+        def run_pass() -> None:
             for task in tasks:
-                clip = encode(task)
-                file.fill([clip.row], np.asarray(clip.features)[None], [clip.seconds], [clip.digest])
+                clip = clip_encoder(task)
+                file.fill_rows([clip.row], np.asarray(clip.features)[None], [clip.seconds], [clip.digest])
 
-        calls: dict[str, Callable[[], object]] = {"whole": whole, "alone": partial(_each, encoder_alone, views)}
-        interleaved(calls, 1)  # kernels are compiled here
-        taken = interleaved(calls, size.repeats)
-    share = ratio(
-        f"whole pass with {size.views} views against encoding alone", taken["alone"], taken["whole"], 100,
+        calls: dict[str, Callable[[], object]] = {
+            "whole": run_pass,
+            "alone": partial(_pool_clips, encoder_alone, views),
+        }
+        time_in_turns(calls, 1)  # kernels are compiled here
+        timings = time_in_turns(calls, size.repeats)
+    share = make_ratio_row(
+        f"whole pass with {size.views} views against encoding alone", timings["alone"], timings["whole"], 100,
         floor=88, aim=93, unit="%",
     )  # fmt: skip
     return [share]
 
 
-def manifest(folder: Path, clips: Sequence[Wave]) -> Path:
+def write_manifest(folder: Path, clips: Sequence[Wave]) -> Path:
     """The clips as WAV files and a manifest of them."""
     import soundfile
 
@@ -241,25 +252,25 @@ def manifest(folder: Path, clips: Sequence[Wave]) -> Path:
     return folder / "made.csv"
 
 
-def _memory(spec: Any, folder: Path, size: Size) -> Iterator[Row]:
+def _measure_memory(spec: Any, folder: Path, size: Size) -> Iterator[Row]:
     """The peak of a pass in bf16 of two workers over few and over many clips, all its processes together.
 
     No two are equally long: what an encoder keeps for each length is part of it.
     """
-    from embedkit.workspace import init
+    from embedkit.workspace import init_workspace
 
     few, many = size.passes
-    clips = speech(many)
+    clips = make_speech(many)
     peaks = []
     for count in size.passes:
-        place = manifest(folder / f"of{count}", clips[:: many // count])
-        home = str(init(folder / f"home{count}").root)
-        call = ["-m", "embedkit", "--workspace", home, "extract", "--corpus", "made", "--root", str(place)]
+        manifest_path = write_manifest(folder / f"of{count}", clips[:: many // count])
+        home = str(init_workspace(folder / f"home{count}").root)
+        call = ["-m", "embedkit", "--workspace", home, "extract", "--corpus", "made", "--root", str(manifest_path)]
         call += ["--encoder", str(spec.folder), "--views", "1", "--jobs", "2", "--set", "precision=bf16"]
-        ran = command(*call, memory=True)
-        if ran.megabytes is None:
+        usage = run_command(*call, memory=True)
+        if usage.megabytes is None:
             return
-        peaks.append(ran.megabytes)
+        peaks.append(usage.megabytes)
     yield Row("memory of a pass, two workers and all", peaks[1], "MB", floor=2_000, most=True)
     yield Row(f"growth of memory, {many} clips against {few}", peaks[1] / peaks[0], "times", floor=1.1, most=True)
 
@@ -267,43 +278,43 @@ def _memory(spec: Any, folder: Path, size: Size) -> Iterator[Row]:
 # ---------------------------------------------------------------- on a GPU
 
 
-def _on_a_gpu(spec: Any, folder: Path, size: Size) -> Iterator[Row]:
+def _measure_on_gpu(spec: Any, folder: Path, size: Size) -> Iterator[Row]:
     """Rows for a machine with CUDA; none elsewhere."""
     import torch
 
     if torch.cuda.is_available():
-        yield from gpu(spec, folder, size, "cuda", clips=640)
+        yield from measure_gpu_pass(spec, folder, size, "cuda", clips=640)
 
 
-def gpu(spec: Any, folder: Path, size: Size, device: str, clips: int) -> Iterator[Row]:
+def measure_gpu_pass(spec: Any, folder: Path, size: Size, device: str, clips: int) -> Iterator[Row]:
     """A pass of several workers that prepare the sound and a device that encodes, against the slower of the two."""
     import os
 
     from embedkit import cards, corpora, encoders, extract
-    from embedkit.workspace import init
+    from embedkit.workspace import init_workspace
 
-    voices = speech(min(clips, 64))
-    place = manifest(folder / "gpu", [voices[i % len(voices)] for i in range(clips)])
-    utterances, recipe = corpora.load("made", place), cards.Recipe(name="exact", views=size.views)
-    listen = extract.Listen(place.parent, recipe, size.views)
+    voices = make_speech(min(clips, 64))
+    manifest_path = write_manifest(folder / "gpu", [voices[i % len(voices)] for i in range(clips)])
+    utterances, recipe = corpora.load("made", manifest_path), cards.Recipe(name="exact", views=size.views)
+    loader = extract.ClipLoader(manifest_path.parent, recipe, size.views)
     tasks = [extract.Task(row, utterance) for row, utterance in enumerate(utterances)]
-    jobs = max(1, min(os.cpu_count() or 1, clips // extract.CLIPS_A_WORKER))
+    jobs = max(1, min(os.cpu_count() or 1, clips // extract.MIN_CLIPS_PER_WORKER))
     begin = time.perf_counter()
-    heard = list(map_in_workers(listen, tasks, jobs))
+    loaded_clips = list(map_in_workers(loader, tasks, jobs))
     sound = time.perf_counter() - begin
     one = encoders.load(spec, "fp32", device)
-    for _ in extract.on_gpu([extract.Clip(c.row, waves=c.waves) for c in heard[:16]], one, 0):
+    for _ in extract.encode_in_batches([extract.Clip(c.row, waves=c.waves) for c in loaded_clips[:16]], one, 0):
         pass  # kernels are loaded here
     begin = time.perf_counter()
-    for _ in extract.on_gpu([extract.Clip(c.row, waves=c.waves) for c in heard], one, 0):
+    for _ in extract.encode_in_batches([extract.Clip(c.row, waves=c.waves) for c in loaded_clips], one, 0):
         pass
     encoding = time.perf_counter() - begin
-    home = init(folder / "gpu-home")
-    options = {"root": place, "recipe": recipe, "encoder": str(spec.folder), "jobs": jobs, "device": device}
+    home = init_workspace(folder / "gpu-home")
+    options = {"root": manifest_path, "recipe": recipe, "encoder": str(spec.folder), "jobs": jobs, "device": device}
     speed = extract.extract_corpus(home, "made", progress=False, **options)["audio_seconds_per_second"]  # type: ignore[arg-type]
-    whole = sum(clip.seconds for clip in heard) / speed
-    took = f"sound {sound:.1f} s, encoder {encoding:.1f} s, pass {whole:.1f} s"
+    whole = sum(clip.seconds for clip in loaded_clips) / speed
+    breakdown = f"sound {sound:.1f} s, encoder {encoding:.1f} s, pass {whole:.1f} s"
     yield Row("GPU: pass against the slower of sound and encoder", whole / max(sound, encoding), "times",
-              floor=1.25, aim=1.1, most=True, note=took)  # fmt: skip
-    iemocap = 5_531 * MEAN / speed
+              floor=1.25, aim=1.1, most=True, note=breakdown)  # fmt: skip
+    iemocap = 5_531 * MEAN_SECONDS / speed
     yield Row("GPU: IEMOCAP-sized pass", iemocap, "s", floor=90, aim=60, most=True, note=f"from {clips} clips")

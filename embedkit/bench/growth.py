@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from embedkit.bench._material import Size, cached
-from embedkit.bench._measure import alone
-from embedkit.bench._page import Row, shown
+from embedkit.bench._material import Size, make_cache
+from embedkit.bench._measure import run_in_worker
+from embedkit.bench._page import Row, format_number
 from embedkit.threads import one_thread
 
 TITLE = "Growth"
@@ -24,43 +24,45 @@ HOW = (
 )
 DIM = 64
 BASE = {"rows": 3_000, "folds": 5, "trials": 0, "views": 1}
-MANY = 100_000, 1_000_000  # rows
-CARD = 'kind = "logistic"\nviews = "all"\n[fixed]\nC = 0.05\n[search]\nC = { type = "float", low = 1e-3, high = 1.0 }\n'
+LARGE_ROWS = 100_000, 1_000_000  # rows
+HEAD_CARD = (
+    'kind = "logistic"\nviews = "all"\n[fixed]\nC = 0.05\n[search]\nC = { type = "float", low = 1e-3, high = 1.0 }\n'
+)
 
 
 def rows(size: Size) -> Iterator[Row]:
     axes = dict(size.axes)
     if size.full and "rows" in axes:
-        axes["rows"] = (*axes["rows"], *MANY)
+        axes["rows"] = (*axes["rows"], *LARGE_ROWS)
     for axis, values in axes.items():
-        points = alone(studied, axis, values)
+        points = run_in_worker(measure_axis, axis, values)
         for value, (seconds, megabytes) in zip(values, points, strict=True):
-            yield Row(f"{axis}: {value:,}", seconds, "CPU-s", note=f"{shown(megabytes)} MB at most")
-        yield Row(f"{axis}: slope", slope(values, [seconds for seconds, _ in points]), floor=1.1, most=True)
+            yield Row(f"{axis}: {value:,}", seconds, "CPU-s", note=f"{format_number(megabytes)} MB at most")
+        yield Row(f"{axis}: slope", fit_slope(values, [seconds for seconds, _ in points]), floor=1.1, most=True)
 
 
-def slope(values: Sequence[float], seconds: Sequence[float]) -> float:
+def fit_slope(values: Sequence[float], seconds: Sequence[float]) -> float:
     """Of the upper half of the points (two at least), by least squares on logarithms.
 
-    >>> round(slope([1, 10, 100, 1000], [5, 5, 10, 100]), 2)
+    >>> round(fit_slope([1, 10, 100, 1000], [5, 5, 10, 100]), 2)
     1.0
     """
-    kept = max(2, len(values) // 2)
-    x, y = np.log(values[-kept:]), np.log(seconds[-kept:])
+    count = max(2, len(values) // 2)
+    x, y = np.log(values[-count:]), np.log(seconds[-count:])
     return float(np.polyfit(x, y, 1)[0])
 
 
-def studied(axis: str, values: Sequence[int]) -> list[tuple[float, float]]:
+def measure_axis(axis: str, values: Sequence[int]) -> list[tuple[float, float]]:
     """CPU seconds of a study at each value (ascending), and this process's peak memory (MB) by then."""
     points = []
-    one_study(**{**BASE, "rows": 120, axis: min(values) if axis != "rows" else 120})  # libraries are loaded here
+    time_study(**{**BASE, "rows": 120, axis: min(values) if axis != "rows" else 120})  # libraries are loaded here
     for value in values:
-        seconds = one_study(**{**BASE, axis: value})
-        points.append((seconds, peak()))
+        seconds = time_study(**{**BASE, axis: value})
+        points.append((seconds, read_peak_memory()))
     return points
 
 
-def peak() -> float:
+def read_peak_memory() -> float:
     """The most memory (MB) that this process has held. Linux's ru_maxrss would count that of its parent too."""
     try:
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
@@ -69,15 +71,15 @@ def peak() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 
-def one_study(rows: int, folds: int, trials: int, views: int) -> float:
+def time_study(rows: int, folds: int, trials: int, views: int) -> float:
     """CPU seconds from cache to report."""
     from embedkit import study
-    from embedkit.workspace import init
+    from embedkit.workspace import init_workspace
 
     with tempfile.TemporaryDirectory() as folder, one_thread():
-        workspace = init(Path(folder) / "home")
-        (workspace.root / "heads" / "grown.toml").write_text(CARD, encoding="utf-8")
-        cached(workspace, "iemocap", [rows // folds + (i < rows % folds) for i in range(folds)], DIM, views)
+        workspace = init_workspace(Path(folder) / "home")
+        (workspace.root / "heads" / "grown.toml").write_text(HEAD_CARD, encoding="utf-8")
+        make_cache(workspace, "iemocap", [rows // folds + (i < rows % folds) for i in range(folds)], DIM, views)
         flags: Mapping[str, Any] = {"heads": ["grown"], "trials": trials}
         begin = time.process_time()
         study.run_single_study(workspace, flags=flags, jobs=1)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from embedkit.bench._material import Size
 from embedkit.bench._page import Row
-from embedkit.threads import cores
+from embedkit.threads import count_cores
 
 TITLE = "Machine"
 HOW = "Ratios below carry over to machines with the same instructions; absolute times do not."
@@ -20,18 +20,18 @@ LIBRARIES = ("torch", "transformers", "onnxruntime", "scikit-learn", "lightgbm",
 def rows(size: Size) -> Iterator[Row]:  # noqa: ARG001  every table takes it
     import torch
 
-    described = _cpuinfo()
-    yield Row("processor", described.get("model name", platform.processor() or platform.machine()))
-    yield Row("cores for this process", float(cores()))
-    known = set(described.get("flags", described.get("Features", "")).split())
+    cpuinfo = _read_cpuinfo()
+    yield Row("processor", cpuinfo.get("model name", platform.processor() or platform.machine()))
+    yield Row("cores for this process", float(count_cores()))
+    known = set(cpuinfo.get("flags", cpuinfo.get("Features", "")).split())
     yield Row("instructions", " ".join(name for name in INSTRUCTIONS if name in known) or "unknown")
     yield Row("GPU", torch.cuda.get_device_name() if torch.cuda.is_available() else "none")
     yield Row("Python", platform.python_version())
     for name in LIBRARIES:
-        yield Row(name, _version(name))
+        yield Row(name, _find_version(name))
 
 
-def _cpuinfo() -> dict[str, str]:
+def _read_cpuinfo() -> dict[str, str]:
     """The first processor's lines of /proc/cpuinfo; {} where there is none."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
@@ -40,7 +40,7 @@ def _cpuinfo() -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
-def _version(name: str) -> str:
+def _find_version(name: str) -> str:
     try:
         return version(name)
     except PackageNotFoundError:

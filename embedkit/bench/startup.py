@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from embedkit.bench._material import Size
-from embedkit.bench._measure import command, interleaved, ratio
+from embedkit.bench._measure import make_ratio_row, run_command, time_in_turns
 from embedkit.bench._page import Row
 
 TITLE = "Start-up"
@@ -16,16 +16,20 @@ HOW = 'Wall time from process start to exit against `python -c "import torch"`, 
 
 
 def rows(size: Size) -> Iterator[Row]:
-    from embedkit.workspace import init
+    from embedkit.workspace import init_workspace
 
     with tempfile.TemporaryDirectory() as folder:
-        home = str(init(Path(folder) / "workspace").root)
+        home = str(init_workspace(Path(folder) / "workspace").root)
         calls = {
-            "torch": lambda: command("-c", "import torch"),
-            "help": lambda: command("-m", "embedkit", "--help"),
-            "ls": lambda: command("-m", "embedkit", "--workspace", home, "cache", "ls"),
+            "torch": lambda: run_command("-c", "import torch"),
+            "help": lambda: run_command("-m", "embedkit", "--help"),
+            "ls": lambda: run_command("-m", "embedkit", "--workspace", home, "cache", "ls"),
         }
-        interleaved(calls, 1)  # once for the disk
-        taken = interleaved(calls, size.repeats, time.perf_counter)
-    yield ratio("embedkit --help", taken["help"], taken["torch"], floor=0.25, most=True, unit="of importing torch")
-    yield ratio("embedkit cache ls", taken["ls"], taken["torch"], floor=0.5, most=True, unit="of importing torch")
+        time_in_turns(calls, 1)  # once for the disk
+        timings = time_in_turns(calls, size.repeats, time.perf_counter)
+    yield make_ratio_row(
+        "embedkit --help", timings["help"], timings["torch"], floor=0.25, most=True, unit="of importing torch"
+    )
+    yield make_ratio_row(
+        "embedkit cache ls", timings["ls"], timings["torch"], floor=0.5, most=True, unit="of importing torch"
+    )

@@ -13,11 +13,22 @@ last. Its metadata never changes again, so a kill costs at most the rows in flig
 
 from __future__ import annotations
 
-from embedkit.cache._create import create
+from embedkit.cache._create import create_cache
 from embedkit.cache._schema import DONE, MISSING, SKIPPED
 from embedkit.cache.file import Cache
-from embedkit.cache.identity import Identity, changes
-from embedkit.cache.listing import info, ls
+from embedkit.cache.identity import Identity, describe_changes
+from embedkit.cache.listing import describe_cache, list_caches
 from embedkit.cache.verification import verify
 
-__all__ = ["DONE", "MISSING", "SKIPPED", "Cache", "Identity", "changes", "create", "info", "ls", "verify"]
+__all__ = [
+    "DONE",
+    "MISSING",
+    "SKIPPED",
+    "Cache",
+    "Identity",
+    "create_cache",
+    "describe_cache",
+    "describe_changes",
+    "list_caches",
+    "verify",
+]

@@ -15,7 +15,7 @@ DAMAGED = "not a cache, or damaged; --fresh begins anew"
 NOT_WRITTEN = "cannot be written; is the folder writable, the disk full?"
 
 
-def _acquired(path: Path) -> FileLock:
+def acquire_lock(path: Path) -> FileLock:
     """The writer's lock, held until it is released."""
     lock = FileLock(path.with_name(path.name + ".lock"), thread_local=False)
     try:
@@ -28,7 +28,7 @@ def _acquired(path: Path) -> FileLock:
 
 
 @contextmanager
-def _readable(path: Path, advice: str) -> Iterator[None]:
+def translate_hdf5_errors(path: Path, advice: str) -> Iterator[None]:
     """HDF5's own errors, many lines long, as one CacheError."""
     try:
         yield

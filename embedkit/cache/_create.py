@@ -13,15 +13,23 @@ import h5py
 import numpy as np
 
 from embedkit import files
-from embedkit.cache._access import NOT_WRITTEN, _acquired, _readable
-from embedkit.cache._schema import CHUNK_ROWS, COLUMNS, DIGEST_BYTES, NUMBERS, REASON_BYTES, _attributes, _fixed
+from embedkit.cache._access import NOT_WRITTEN, acquire_lock, translate_hdf5_errors
+from embedkit.cache._schema import (
+    CHUNK_ROWS,
+    DATASET_NAMES,
+    DIGEST_BYTES,
+    NUMBER_FIELDS,
+    REASON_BYTES,
+    encode_texts,
+    format_attributes,
+)
 from embedkit.cache.identity import Identity
 from embedkit.corpora import Utterance
 from embedkit.encoders import STATS
 from embedkit.errors import CacheError
 
 
-def create(path: Path, identity: Identity, rows: Sequence[Utterance], layers: int, dim: int) -> None:
+def create_cache(path: Path, identity: Identity, rows: Sequence[Utterance], layers: int, dim: int) -> None:
     """Lay the whole file out, every row missing, in place of what was there.
 
     Raises CacheError where another process writes it, or where it cannot be written.
@@ -34,31 +42,33 @@ def create(path: Path, identity: Identity, rows: Sequence[Utterance], layers: in
     size = 2 * math.prod(shape[1:]) * chunk_rows * -(-len(rows) // chunk_rows)
     if (free := shutil.disk_usage(path.parent).free) < size:
         raise CacheError(f"{path}: needs {size / 1e9:.2f} GB, {free / 1e9:.2f} GB are free; make room")
-    with _acquired(path), _readable(path, NOT_WRITTEN):
+    with acquire_lock(path), translate_hdf5_errors(path, NOT_WRITTEN):
         # One writer at a time, so the draft's name is always the same, and what a kill left is overwritten.
         draft = path.with_name(path.name + ".new")
         with files.replacing(path, draft), h5py.File(draft, "w", locking=False) as file:
-            _lay_out(file, rows, shape, (chunk_rows, 1, 1, 1, dim))
-            file.attrs.update(_attributes(identity))
+            _create_datasets(file, rows, shape, (chunk_rows, 1, 1, 1, dim))
+            file.attrs.update(format_attributes(identity))
 
 
-def _lay_out(file: h5py.File, rows: Sequence[Utterance], shape: tuple[int, ...], chunks: tuple[int, ...]) -> None:
-    _allocate(file, "features", shape, np.float16, chunks=chunks, fillvalue=np.float16(np.nan))
-    _allocate(file, "done", shape[:1], np.uint8)
-    _allocate(file, "skip_reason", shape[:1], h5py.string_dtype("utf-8", REASON_BYTES))
-    _allocate(file, "audio_digest", shape[:1], h5py.string_dtype("utf-8", DIGEST_BYTES))
-    _allocate(file, "seconds", shape[:1], np.float64, fillvalue=np.nan)
+def _create_datasets(
+    file: h5py.File, rows: Sequence[Utterance], shape: tuple[int, ...], chunks: tuple[int, ...]
+) -> None:
+    _allocate_dataset(file, "features", shape, np.float16, chunks=chunks, fillvalue=np.float16(np.nan))
+    _allocate_dataset(file, "done", shape[:1], np.uint8)
+    _allocate_dataset(file, "skip_reason", shape[:1], h5py.string_dtype("utf-8", REASON_BYTES))
+    _allocate_dataset(file, "audio_digest", shape[:1], h5py.string_dtype("utf-8", DIGEST_BYTES))
+    _allocate_dataset(file, "seconds", shape[:1], np.float64, fillvalue=np.nan)
     for field in fields(Utterance):
         values = [getattr(row, field.name) for row in rows]
-        if field.name in NUMBERS:
-            _allocate(file, field.name, shape[:1], np.float64)[:] = values
+        if field.name in NUMBER_FIELDS:
+            _allocate_dataset(file, field.name, shape[:1], np.float64)[:] = values
         else:
-            encoded = _fixed(values)
-            _allocate(file, COLUMNS.get(field.name, field.name), shape[:1], encoded.dtype)[:] = encoded
+            encoded = encode_texts(values)
+            _allocate_dataset(file, DATASET_NAMES.get(field.name, field.name), shape[:1], encoded.dtype)[:] = encoded
 
 
-def _allocate(file: h5py.File, name: str, shape: tuple[int, ...], kind: Any, **more: Any) -> h5py.Dataset:
+def _allocate_dataset(file: h5py.File, name: str, shape: tuple[int, ...], kind: Any, **options: Any) -> h5py.Dataset:
     """A dataset whose every byte has its place in the file from the beginning."""
-    early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    return file.create_dataset(name, shape, kind, dcpl=early, **more)
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    return file.create_dataset(name, shape, kind, dcpl=properties, **options)

@@ -23,11 +23,11 @@ CHUNK_ROWS = 64
 REASON_BYTES = 200
 DIGEST_BYTES = 32
 
-NUMBERS = ("start", "end", "valence", "activation", "dominance")  # of an Utterance; its other fields are texts
-COLUMNS = {"id": "ids"}  # an Utterance's field and its dataset, where the names differ
+NUMBER_FIELDS = ("start", "end", "valence", "activation", "dominance")  # of an Utterance; its other fields are texts
+DATASET_NAMES = {"id": "ids"}  # an Utterance's field and its dataset, where the names differ
 
 
-def _attributes(identity: Identity) -> dict[str, Any]:
+def format_attributes(identity: Identity) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "embedkit": __version__,
@@ -43,7 +43,7 @@ def _attributes(identity: Identity) -> dict[str, Any]:
     }
 
 
-def _identity(attributes: Mapping[str, Any]) -> Identity:
+def parse_identity(attributes: Mapping[str, Any]) -> Identity:
     a = {key: str(value) for key, value in attributes.items()}
     return Identity(
         corpus=a["corpus"],
@@ -57,7 +57,7 @@ def _identity(attributes: Mapping[str, Any]) -> Identity:
     )
 
 
-def _fixed(texts: Sequence[str], size: int | None = None) -> npt.NDArray[np.bytes_]:
+def encode_texts(texts: Sequence[str], size: int | None = None) -> npt.NDArray[np.bytes_]:
     """UTF-8 of one length for all: size bytes, cut between two characters; None: the longest's."""
     try:
         encoded = [text.encode() for text in texts]
@@ -68,12 +68,12 @@ def _fixed(texts: Sequence[str], size: int | None = None) -> npt.NDArray[np.byte
     return np.array(cut, dtype=h5py.string_dtype("utf-8", size))
 
 
-def _names() -> list[str]:
-    own = [COLUMNS.get(f.name, f.name) for f in fields(Utterance)]
-    return [*own, "seconds", "audio_digest", "done", "skip_reason", "features"]
+def list_datasets() -> list[str]:
+    columns = [DATASET_NAMES.get(f.name, f.name) for f in fields(Utterance)]
+    return [*columns, "seconds", "audio_digest", "done", "skip_reason", "features"]
 
 
-def _check_format(path: Path, file: h5py.File) -> None:
+def check_format(path: Path, file: h5py.File) -> None:
     """Raises CacheError for a file that is not a cache of this format version."""
     version = file.attrs.get("format")
     if version is None:

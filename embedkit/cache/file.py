@@ -17,18 +17,18 @@ import numpy.typing as npt
 # filelock: a lock that the operating system drops when its process dies.
 from filelock import FileLock
 
-from embedkit.cache._access import DAMAGED, NOT_WRITTEN, _acquired, _readable
+from embedkit.cache._access import DAMAGED, NOT_WRITTEN, acquire_lock, translate_hdf5_errors
 from embedkit.cache._schema import (
     CHUNK_ROWS,
-    COLUMNS,
+    DATASET_NAMES,
     DIGEST_BYTES,
     DONE,
     REASON_BYTES,
     SKIPPED,
-    _check_format,
-    _fixed,
-    _identity,
-    _names,
+    check_format,
+    encode_texts,
+    list_datasets,
+    parse_identity,
 )
 from embedkit.corpora import Utterance
 from embedkit.encoders import STATS
@@ -40,10 +40,10 @@ class Cache:
 
     def __init__(self, path: Path, file: h5py.File, lock: FileLock | None) -> None:
         self.path, self._file, self._lock = path, file, lock
-        self._data = {name: file[name] for name in _names()}  # a look-up in HDF5 costs more than a small write
-        self.identity = _identity(file.attrs)
+        self._data = {name: file[name] for name in list_datasets()}  # a look-up in HDF5 costs more than a small write
+        self.identity = parse_identity(file.attrs)
         self.digest = str(file.attrs["digest"])  # as written; `verify` holds it against the identity's own
-        self.ids = self._text("ids")
+        self.ids = self._read_text("ids")
         self.rows, views, self.layers, stats, self.dim = self._data["features"].shape
         if self.ids.shape != (self.rows,) or views != 1 + self.identity.views or stats != len(STATS):
             raise ValueError(f"{self.rows} rows, {views} views and {stats} statistics do not fit its attributes")
@@ -56,16 +56,16 @@ class Cache:
         """
         if not path.is_file():
             raise CacheError(f"{path}: no such cache; make it with: embedkit extract --corpus {path.stem}")
-        with ExitStack() as undo, _readable(path, DAMAGED):
+        with ExitStack() as undo, translate_hdf5_errors(path, DAMAGED):
             if not h5py.is_hdf5(path):  # HDF5 would make a file of its own out of an empty one
                 raise OSError("no HDF5 signature")
-            lock = _acquired(path) if write else None
+            lock = acquire_lock(path) if write else None
             if lock:
                 undo.callback(lock.release)
             # No chunk cache: nothing is compressed, so rows go straight from and to their places in the file. No lock
             # of HDF5's own: a pass may be looked at while it runs.
             file = undo.enter_context(h5py.File(path, "r+" if write else "r", locking=False, rdcc_nbytes=0))
-            _check_format(path, file)
+            check_format(path, file)
             cache = cls(path, file, lock)
             undo.pop_all()
             return cache
@@ -89,21 +89,21 @@ class Cache:
     @property
     def audio_digests(self) -> npt.NDArray[np.str_]:
         """[row]: of the decoded samples, "" where they are not known."""
-        return self._text("audio_digest")
+        return self._read_text("audio_digest")
 
     def skipped(self) -> list[tuple[str, str]]:
         """(id, reason) of every skipped row."""
         rows = np.flatnonzero(self.done == SKIPPED)
-        reasons = self._text("skip_reason")
+        reasons = self._read_text("skip_reason")
         return [(str(self.ids[row]), str(reasons[row])) for row in rows]
 
     def metadata(self) -> dict[str, npt.NDArray[Any]]:
         """Every column of the file but the features, by its dataset's name: arrays [row]."""
-        return {name: self._column(name) for name in _names() if name != "features"}
+        return {name: self._read_column(name) for name in list_datasets() if name != "features"}
 
-    def utterances(self) -> list[Utterance]:
+    def read_utterances(self) -> list[Utterance]:
         """The rows as the corpus's reader gave them."""
-        columns = {f.name: self._column(COLUMNS.get(f.name, f.name)).tolist() for f in fields(Utterance)}
+        columns = {f.name: self._read_column(DATASET_NAMES.get(f.name, f.name)).tolist() for f in fields(Utterance)}
         return [Utterance(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
 
     def features(
@@ -120,15 +120,15 @@ class Cache:
         from the end where negative. Raises CacheError for what the file does not hold.
         """
         v, l, s = (  # noqa: E741
-            self._known("view", views, 1 + self.identity.views),
-            self._known("layer", layers, self.layers),
-            self._known("statistic", stats, len(STATS)),
+            self._resolve_indices("view", views, 1 + self.identity.views),
+            self._resolve_indices("layer", layers, self.layers),
+            self._resolve_indices("statistic", stats, len(STATS)),
         )
-        places, back = _places(rows, self.rows)
+        places, back = _resolve_rows(rows, self.rows)
         out = np.empty((len(places), len(v), len(l), len(s), self.dim), np.float16)
         data = self._data["features"]
-        with _readable(self.path, DAMAGED):
-            for lo, hi in _runs(places):
+        with translate_hdf5_errors(self.path, DAMAGED):
+            for lo, hi in _split_runs(places):
                 first, last = places[lo], places[hi - 1] + 1
                 dense = last - first == hi - lo
                 for i, j, k in np.ndindex(len(v), len(l), len(s)):
@@ -136,7 +136,7 @@ class Cache:
                     out[lo:hi, i, j, k] = block if dense else block[places[lo:hi] - first]
         return out if back is None else out[back]
 
-    def fill(
+    def fill_rows(
         self,
         rows: Sequence[int],
         features: npt.NDArray[np.float16],
@@ -147,67 +147,67 @@ class Cache:
         shape = (len(rows), *self._data["features"].shape[1:])
         if features.shape != shape or features.dtype != np.float16:
             raise ValueError(f"features {features.dtype} {features.shape}; expected float16 {shape}")
-        with _readable(self.path, NOT_WRITTEN):
-            self._put("features", rows, features)
-            self._put("seconds", rows, np.asarray(seconds))
-            self._put("audio_digest", rows, _fixed(digests, DIGEST_BYTES))
-            self._mark(rows, DONE, "")
+        with translate_hdf5_errors(self.path, NOT_WRITTEN):
+            self._write_rows("features", rows, features)
+            self._write_rows("seconds", rows, np.asarray(seconds))
+            self._write_rows("audio_digest", rows, encode_texts(digests, DIGEST_BYTES))
+            self._mark_rows(rows, DONE, "")
 
     def skip(self, row: int, reason: str, digest: str = "") -> None:
         """Mark a row as one that cannot be used, and say why. digest: of its samples, where they could be read."""
-        with _readable(self.path, NOT_WRITTEN):
-            self._put("audio_digest", [row], _fixed([digest], DIGEST_BYTES))
-            self._mark([row], SKIPPED, reason)
+        with translate_hdf5_errors(self.path, NOT_WRITTEN):
+            self._write_rows("audio_digest", [row], encode_texts([digest], DIGEST_BYTES))
+            self._mark_rows([row], SKIPPED, reason)
 
-    def _mark(self, rows: Sequence[int], state: int, reason: str) -> None:
+    def _mark_rows(self, rows: Sequence[int], state: int, reason: str) -> None:
         self._file.flush()
-        self._put("skip_reason", rows, _fixed([reason] * len(rows), REASON_BYTES))
-        self._put("done", rows, np.full(len(rows), state, np.uint8))
+        self._write_rows("skip_reason", rows, encode_texts([reason] * len(rows), REASON_BYTES))
+        self._write_rows("done", rows, np.full(len(rows), state, np.uint8))
         self._file.flush()
 
-    def _put(self, name: str, rows: Sequence[int], values: npt.NDArray[Any]) -> None:
+    def _write_rows(self, name: str, rows: Sequence[int], values: npt.NDArray[Any]) -> None:
         """Write values [len(rows), ...] to their rows; neighbours together, which HDF5 does much faster."""
         places = np.asarray(rows)
         order = np.argsort(places)
         for run in np.split(order, np.flatnonzero(np.diff(places[order]) > 1) + 1):
             self._data[name][places[run[0]] : places[run[-1]] + 1] = values[run]
 
-    def _known(self, what: str, asked: Sequence[int], held: int) -> list[int]:
-        for number in asked:
-            if not -held <= number < held:
-                raise CacheError(f"{self.path}: {what} {number} is asked for, the file holds {what}s 0 to {held - 1}")
-        return [int(number) % held for number in asked]
+    def _resolve_indices(self, what: str, requested: Sequence[int], count: int) -> list[int]:
+        for number in requested:
+            if not -count <= number < count:
+                raise CacheError(f"{self.path}: {what} {number} is asked for, the file holds {what}s 0 to {count - 1}")
+        return [int(number) % count for number in requested]
 
-    def _column(self, name: str) -> npt.NDArray[Any]:
-        return self._text(name) if self._data[name].dtype.kind == "S" else self._read(name)
+    def _read_column(self, name: str) -> npt.NDArray[Any]:
+        return self._read_text(name) if self._data[name].dtype.kind == "S" else self._read(name)
 
-    def _text(self, name: str) -> npt.NDArray[np.str_]:
-        with _readable(self.path, DAMAGED):
+    def _read_text(self, name: str) -> npt.NDArray[np.str_]:
+        with translate_hdf5_errors(self.path, DAMAGED):
             return np.char.decode(self._read(name), "utf-8")
 
     def _read(self, name: str) -> npt.NDArray[Any]:
-        with _readable(self.path, DAMAGED):
+        with translate_hdf5_errors(self.path, DAMAGED):
             values: npt.NDArray[Any] = self._data[name][()]
         return values
 
 
-def _places(rows: Any, held: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp] | None]:
+def _resolve_rows(rows: Any, count: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp] | None]:
     """The rows asked for, ascending and each once, and how to take them back into the order asked for (None: as is)."""
     if rows is None:
-        return np.arange(held), None
+        return np.arange(count), None
     rows = np.asarray(rows)
     if rows.dtype == bool:
-        if rows.shape != (held,):
-            raise IndexError(f"a mask of {rows.shape}; the file holds {held} rows")
+        if rows.shape != (count,):
+            raise IndexError(f"a mask of {rows.shape}; the file holds {count} rows")
         return np.flatnonzero(rows), None
     rows = rows.astype(np.intp, casting="same_kind" if rows.size else "unsafe")
-    if rows.size and not (rows.min() >= 0 and rows.max() < held):
-        raise IndexError(f"rows {rows.min()} to {rows.max()}; the file holds 0 to {held - 1}")
+    if rows.size and not (rows.min() >= 0 and rows.max() < count):
+        raise IndexError(f"rows {rows.min()} to {rows.max()}; the file holds 0 to {count - 1}")
     places, back = np.unique(rows, return_inverse=True)
     return places, None if np.array_equal(places, rows) else back
 
 
-def _runs(places: npt.NDArray[np.intp]) -> Iterator[tuple[int, int]]:
+def _split_runs(places: npt.NDArray[np.intp]) -> Iterator[tuple[int, int]]:
     """Cut ascending rows where a whole chunk lies between two of them that none of them needs."""
     cuts = np.flatnonzero(np.diff(places // CHUNK_ROWS) > 1) + 1
     bounds = [0, *cuts.tolist(), len(places)]

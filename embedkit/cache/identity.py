@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from embedkit.encoders import Spec
 
 
-NEWER = {"sound.crop": False}  # settings that older files do not name, and what they were made with
+LEGACY_SETTINGS = {"sound.crop": False}  # settings that older files do not name, and what they were made with
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Identity:
         settings = {field.name: getattr(self, field.name) for field in fields(self)}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
-    def differences(self, file: Identity) -> list[str]:
+    def list_differences(self, file: Identity) -> list[str]:
         """What a file would have to say to serve what is asked for here; [] where it serves it.
 
         More views and more labels than asked for serve. E.g. ["sound.trim_db: 20.0 here, 30.0 in the file"].
@@ -65,31 +65,35 @@ class Identity:
         ]
 
     def _settings(self) -> dict[str, Any]:
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "recipe"}
-        return {**own, **NEWER, **_flat(self.recipe)}
+        settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "recipe"}
+        return {**settings, **LEGACY_SETTINGS, **flatten_settings(self.recipe)}
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"sound": {"peak": 0.95}} as {"sound.peak": 0.95}."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+        flat |= flatten_settings(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
     return flat
 
 
-def changes(held: Sequence[Utterance], wanted: Sequence[Utterance]) -> str:
+def describe_changes(cached: Sequence[Utterance], current: Sequence[Utterance]) -> str:
     """How the rows of a file differ from the corpus as it is now, "" where they do not (their order does not count)."""
-    old, new = {u.id: u for u in held}, {u.id: u for u in wanted}
+    old, new = {u.id: u for u in cached}, {u.id: u for u in current}
     counts = {"new": len(new.keys() - old.keys()), "gone": len(old.keys() - new.keys())}
     # repr, because NaN differs from itself
-    other = [id_ for id_, u in new.items() if id_ in old and repr(u) != repr(old[id_])]
+    altered_ids = [id_ for id_, u in new.items() if id_ in old and repr(u) != repr(old[id_])]
     parts = [f"{n} {what}" for what, n in counts.items() if n]
-    if other:
-        first = next(f.name for f in fields(Utterance) if _said(old[other[0]], f.name) != _said(new[other[0]], f.name))
-        was, now = _said(old[other[0]], first), _said(new[other[0]], first)
-        parts.append(f"{len(other)} described otherwise ('{other[0]}': {first} was {was}, is now {now})")
+    if altered_ids:
+        first = next(
+            f.name
+            for f in fields(Utterance)
+            if _format_field(old[altered_ids[0]], f.name) != _format_field(new[altered_ids[0]], f.name)
+        )
+        was, now = _format_field(old[altered_ids[0]], first), _format_field(new[altered_ids[0]], first)
+        parts.append(f"{len(altered_ids)} described otherwise ('{altered_ids[0]}': {first} was {was}, is now {now})")
     return ", ".join(parts)
 
 
-def _said(utterance: Utterance, field: str) -> str:
+def _format_field(utterance: Utterance, field: str) -> str:
     return repr(getattr(utterance, field))

@@ -10,7 +10,7 @@ import numpy as np
 
 from embedkit.cache._schema import DONE, SKIPPED
 from embedkit.cache.file import Cache
-from embedkit.cache.identity import changes
+from embedkit.cache.identity import describe_changes
 from embedkit.encoders import STATS
 from embedkit.errors import ClipError
 
@@ -22,15 +22,15 @@ def verify(path: Path, root: Path | None = None) -> dict[str, Any]:
     line for each thing that is not as it should be.
     """
     with Cache.open(path) as cache:
-        problems = [*_unsound(cache)]
+        problems = [*_check_contents(cache)]
         recordings = 0
         if root is not None:
             recordings = int((cache.done == DONE).sum())
-            problems += _altered(cache, root)
+            problems += _check_against_corpus(cache, root)
         return {"file": str(path), "rows": cache.rows, "recordings": recordings, "problems": problems}
 
 
-def _unsound(cache: Cache) -> Iterator[str]:
+def _check_contents(cache: Cache) -> Iterator[str]:
     """What is wrong inside the file."""
     states, digests = cache.done, cache.audio_digests
     done = np.flatnonzero(states == DONE)
@@ -48,13 +48,13 @@ def _unsound(cache: Cache) -> Iterator[str]:
     yield from (f"{cache.ids[row]}: marked done without a digest of its sound" for row in done if not digests[row])
 
 
-def _altered(cache: Cache, root: Path) -> Iterator[str]:
+def _check_against_corpus(cache: Cache, root: Path) -> Iterator[str]:
     """What is not as the corpus has it now."""
     from embedkit import audio, corpora
 
-    rows, digests = cache.utterances(), cache.audio_digests
-    now = {u.id: u for u in corpora.load(cache.identity.corpus, root)}
-    if difference := changes(rows, [now[u.id] for u in rows if u.id in now]):
+    rows, digests = cache.read_utterances(), cache.audio_digests
+    current = {u.id: u for u in corpora.load(cache.identity.corpus, root)}
+    if difference := describe_changes(rows, [current[u.id] for u in rows if u.id in current]):
         yield f"the corpus has changed: {difference}"
     folder = corpora.folder(cache.identity.corpus, root)
     for row in np.flatnonzero(cache.done == DONE):

@@ -35,11 +35,11 @@ def build(
     """A card from a dictionary; see `read`."""
     merged = _deep_copy(data)
     for key, value in (overrides or {}).items():
-        _put(merged, key.split("."), value, key)
+        _set_value(merged, key.split("."), value, key)
     try:
         return kind.model_validate(merged)
     except ValidationError as error:
-        raise CardError(f"{where}: {_first_problem(kind, error)}") from None
+        raise CardError(f"{where}: {_describe_first_problem(kind, error)}") from None
 
 
 def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def _deep_copy(data: Mapping[str, Any]) -> dict[str, Any]:
     return {k: _deep_copy(v) if isinstance(v, Mapping) else v for k, v in data.items()}
 
 
-def _put(data: dict[str, Any], parts: list[str], value: Any, key: str) -> None:
+def _set_value(data: dict[str, Any], parts: list[str], value: Any, key: str) -> None:
     for part in parts[:-1]:
         data = data.setdefault(part, {})
         if not isinstance(data, dict):
@@ -72,13 +72,13 @@ def _put(data: dict[str, Any], parts: list[str], value: Any, key: str) -> None:
     data[parts[-1]] = value
 
 
-def _first_problem(kind: type[BaseModel], error: ValidationError) -> str:
+def _describe_first_problem(kind: type[BaseModel], error: ValidationError) -> str:
     """The first of pydantic's complaints in one line, with the nearest key where one is unknown."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         word = str(first["loc"][-1])
-        return f"unknown key '{key}'{did_you_mean(word, _keys(kind, first['loc'][:-1]))}"
+        return f"unknown key '{key}'{did_you_mean(word, _list_keys(kind, first['loc'][:-1]))}"
     if first["type"] == "missing":
         return f"'{key}' is missing"
     message = first["msg"].removeprefix("Value error, ")
@@ -86,7 +86,7 @@ def _first_problem(kind: type[BaseModel], error: ValidationError) -> str:
     return f"{key} = {first['input']!r}: {message}" if key else message
 
 
-def _keys(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+def _list_keys(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
     """The keys that a card knows at a dotted place."""
     model: Any = kind
     for part in path:

@@ -18,7 +18,7 @@ class IntRange(Card):
     log: bool = False
 
     @model_validator(mode="after")
-    def _ordered(self) -> Self:
+    def _check_bounds_order(self) -> Self:
         if self.log and self.step != 1:
             raise ValueError("log = true goes with step = 1 only")
         _check_order(self)
@@ -32,15 +32,15 @@ class FloatRange(Card):
     log: bool = False
 
     @model_validator(mode="after")
-    def _ordered(self) -> Self:
+    def _check_bounds_order(self) -> Self:
         _check_order(self)
         return self
 
 
-def _check_order(of: IntRange | FloatRange) -> None:
-    if not of.low <= of.high or (of.log and of.low <= 0):
-        least = "0 < low" if of.log else "low"
-        raise ValueError(f"{least} <= high must hold, but got {of.low:g} and {of.high:g}")
+def _check_order(bounds: IntRange | FloatRange) -> None:
+    if not bounds.low <= bounds.high or (bounds.log and bounds.low <= 0):
+        least = "0 < low" if bounds.log else "low"
+        raise ValueError(f"{least} <= high must hold, but got {bounds.low:g} and {bounds.high:g}")
 
 
 class Choice(Card):

@@ -21,7 +21,7 @@ class Sound(Card):
     crop: bool = False  # Whisper hears the clip alone, not the clip in 30 s of silence as it was trained
 
     @model_validator(mode="after")
-    def _pad_needs_a_length(self) -> Self:
+    def _check_pad_length(self) -> Self:
         if self.pad and not self.max_seconds:
             raise ValueError("pad = true needs max_seconds > 0")
         return self
@@ -37,7 +37,7 @@ class Augment(Card):
     p: float = Field(0.5, ge=0, le=1)
 
     @model_validator(mode="after")
-    def _ranges(self) -> Self:
+    def _check_ranges(self) -> Self:
         for key, least, most in (("gain_db", -200, 200), ("noise", 0, 1), ("semitones", -24, 24)):
             low, high = getattr(self, key)
             if not least <= low <= high <= most:

@@ -56,7 +56,7 @@ class Paper(Card):
     figures: dict[str, dict[str, Figure]] = {}
 
     @model_validator(mode="after")
-    def _known_figures(self) -> Self:
+    def _check_figure_names(self) -> Self:
         for name, figures in self.figures.items():
             for metric in figures:
                 if metric not in (known := [*METRICS, *(f"{k}.{c}" for k in ("count", "weight") for c in CLASSES)]):
@@ -93,13 +93,15 @@ class Certificate(Card):
 
     @model_validator(mode="before")
     @classmethod
-    def _rest_as_by_default(cls, data: Any) -> Any:
+    def _fill_defaults(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             return data
-        return {name: {**_default(cls, name), **of} if isinstance(of, Mapping) else of for name, of in data.items()}
+        return {
+            name: {**_dump_default(cls, name), **of} if isinstance(of, Mapping) else of for name, of in data.items()
+        }
 
 
-def _default(kind: type[Card], name: str) -> dict[str, Any]:
+def _dump_default(kind: type[Card], name: str) -> dict[str, Any]:
     return kind.model_fields[name].default.model_dump() if name in kind.model_fields else {}
 
 
@@ -136,7 +138,7 @@ class Study(Card):
     labels: dict[str, LabelMap] = {}  # corpus -> label map; a corpus that is not named keeps its own default map
 
     @model_validator(mode="after")
-    def _known_classes(self) -> Self:
+    def _check_class_names(self) -> Self:
         for corpus, mapping in self.labels.items():
             for name in mapping:
                 if name not in CLASSES:

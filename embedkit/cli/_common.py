@@ -12,7 +12,7 @@ Verb = Callable[[argparse.Namespace], Any]
 SHOWN = 16  # entries of a table that are printed; --json has all
 
 
-def _verb(
+def add_verb(
     verbs: Any,
     name: str,
     call: Verb,
@@ -26,13 +26,13 @@ def _verb(
     return p
 
 
-def _workspace(args: argparse.Namespace) -> Any:
+def find_workspace(args: argparse.Namespace) -> Any:
     from embedkit.workspace import Workspace
 
     return Workspace.find(args.workspace)
 
 
-def _print(result: Any, args: argparse.Namespace) -> None:
+def print_result(result: Any, args: argparse.Namespace) -> None:
     if args.json:
         if isinstance(result, dict):
             result.pop("table", None)
@@ -41,8 +41,8 @@ def _print(result: Any, args: argparse.Namespace) -> None:
         print(args.show(result))
 
 
-def _show_pairs(r: dict[str, Any]) -> str:
-    def text(value: Any) -> str:
+def show_pairs(r: dict[str, Any]) -> str:
+    def format_value(value: Any) -> str:
         if isinstance(value, dict):
             shown = ", ".join(f"{k} {v}" for k, v in list(value.items())[:SHOWN])
             return f"{shown}, ... ({len(value)} in all)" if len(value) > SHOWN else shown or "none"
@@ -50,10 +50,10 @@ def _show_pairs(r: dict[str, Any]) -> str:
             return "".join(f"\n  {v}" for v in value) if value else "none"
         return f"{value:.2f}" if isinstance(value, float) else str(value)
 
-    return "\n".join(f"{key}: {text(value)}" for key, value in r.items())
+    return "\n".join(f"{key}: {format_value(value)}" for key, value in r.items())
 
 
-def _show_rows(rows: list[dict[str, Any]]) -> str:
+def show_rows(rows: list[dict[str, Any]]) -> str:
     if not rows:
         return "nothing yet; try: embedkit extract --corpus NAME"
     names = list(rows[0])
@@ -62,5 +62,5 @@ def _show_rows(rows: list[dict[str, Any]]) -> str:
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in table)
 
 
-def _one_line(error: Exception) -> str:
+def format_error(error: Exception) -> str:
     return " ".join(str(error).split()) or "no message"

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from embedkit.cli._common import _show_pairs, _show_rows, _verb, _workspace
+from embedkit.cli._common import add_verb, find_workspace, show_pairs, show_rows
 
 
-def _extract(verbs: Any) -> None:
-    p = _verb(
+def add_extract(verbs: Any) -> None:
+    p = add_verb(
         verbs,
         "extract",
         _run_extract,
@@ -56,7 +56,7 @@ def _run_extract(args: argparse.Namespace) -> dict[str, Any]:
     from embedkit import cards
     from embedkit.extract import extract_corpus
 
-    workspace = _workspace(args)
+    workspace = find_workspace(args)
     recipe = cards.read(cards.Recipe, workspace.card("cache", args.recipe), cards.parse_settings(args.set))
     return extract_corpus(
         workspace,
@@ -83,10 +83,10 @@ def _show_extract(r: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _cache(verbs: Any) -> None:
+def add_cache(verbs: Any) -> None:
     p = verbs.add_parser("cache", help="what is cached, of what, complete or not")
     sub = p.add_subparsers(title="what", metavar="WHAT", required=True)
-    _verb(sub, "ls", _run_cache_ls, "every cache file of the workspace", _show_rows)
+    add_verb(sub, "ls", _run_cache_ls, "every cache file of the workspace", show_rows)
     for name, call, text in (
         ("info", _run_cache_info, "one file: identity, shape, rows"),
         (
@@ -95,7 +95,7 @@ def _cache(verbs: Any) -> None:
             "read everything again: features, digests, and each clip where its corpus is found",
         ),
     ):
-        q = _verb(sub, name, call, text, _show_pairs, failed=lambda r: bool(r.get("problems")))
+        q = add_verb(sub, name, call, text, show_pairs, failed=lambda r: bool(r.get("problems")))
         q.add_argument("file", type=Path, metavar="FILE")
         if name == "verify":
             q.add_argument("--root", type=Path, metavar="DIR", help="where the corpus lies")
@@ -104,22 +104,22 @@ def _cache(verbs: Any) -> None:
 def _run_cache_ls(args: argparse.Namespace) -> list[dict[str, Any]]:
     from embedkit import cache
 
-    return cache.ls(_workspace(args))
+    return cache.list_caches(find_workspace(args))
 
 
 def _run_cache_info(args: argparse.Namespace) -> dict[str, Any]:
     from embedkit import cache
 
-    return cache.info(args.file)
+    return cache.describe_cache(args.file)
 
 
 def _run_cache_verify(args: argparse.Namespace) -> dict[str, Any]:
     from embedkit import cache
     from embedkit.errors import CorpusError
 
-    corpus = cache.info(args.file)["corpus"]
+    corpus = cache.describe_cache(args.file)["corpus"]
     try:
-        root = _workspace(args).corpus_root(corpus, args.root)
+        root = find_workspace(args).resolve_corpus_root(corpus, args.root)
     except CorpusError as error:
         print(f"embedkit: the recordings are not read again: {error}", file=sys.stderr)
         root = None

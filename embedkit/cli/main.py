@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 from embedkit import __version__
-from embedkit.cli._common import Verb, _one_line, _print
-from embedkit.cli.features import _cache, _extract
-from embedkit.cli.models import _evaluate, _predict, _serve, _stitch_export
-from embedkit.cli.studies import _audit, _study
-from embedkit.cli.workspaces import _bench, _corpora, _demo, _init
+from embedkit.cli._common import Verb, format_error, print_result
+from embedkit.cli.features import add_cache, add_extract
+from embedkit.cli.models import add_evaluate, add_predict, add_serve, add_stitch_export
+from embedkit.cli.studies import add_audit, add_study
+from embedkit.cli.workspaces import add_bench, add_corpora, add_demo, add_init
 from embedkit.errors import EmbedkitError
 
 
@@ -20,12 +20,12 @@ def run(argv: list[str]) -> int:
 
     One line on stderr says what went wrong; with --json, stdout is one document, or empty after an error.
     """
-    args = parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     verb: Verb = args.verb
     try:
         result = verb(args)
         code = int(args.failed(result))
-        _print(result, args)
+        print_result(result, args)
         return code
     except EmbedkitError as error:
         print(f"embedkit: {error}", file=sys.stderr)
@@ -40,11 +40,11 @@ def run(argv: list[str]) -> int:
         if args.traceback:
             raise
         kind = type(error).__name__
-        print(f"embedkit: {kind}: {_one_line(error)} (a fault of ours; --traceback shows where)", file=sys.stderr)
+        print(f"embedkit: {kind}: {format_error(error)} (a fault of ours; --traceback shows where)", file=sys.stderr)
         return 1
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """The whole grammar of the command line."""
     root = argparse.ArgumentParser(
         prog="embedkit", description="Speech emotion recognition: encode once, then ask a thousand questions."
@@ -55,7 +55,16 @@ def parser() -> argparse.ArgumentParser:
     )
     root.add_argument("--traceback", action="store_true", help="show where an unexpected fault happened")
     verbs = root.add_subparsers(title="verbs", metavar="VERB", required=True)
-    path = (_extract, _cache, _study, _audit, _stitch_export, _predict, _serve, _evaluate)
-    for add in (*path, _corpora, _init, _demo, _bench):
+    path = (
+        add_extract,
+        add_cache,
+        add_study,
+        add_audit,
+        add_stitch_export,
+        add_predict,
+        add_serve,
+        add_evaluate,
+    )
+    for add in (*path, add_corpora, add_init, add_demo, add_bench):
         add(verbs)
     return root

@@ -7,16 +7,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from embedkit.cli._common import _verb, _workspace
+from embedkit.cli._common import add_verb, find_workspace
 from embedkit.errors import UserError
 
 
-def _layer(text: str) -> int | str:
+def _parse_layer(text: str) -> int | str:
     return int(text) if text.isdecimal() else text
 
 
-def _stitch_export(verbs: Any) -> None:
-    p = _verb(
+def add_stitch_export(verbs: Any) -> None:
+    p = add_verb(
         verbs,
         "stitch-export",
         _run_stitch_export,
@@ -26,7 +26,7 @@ def _stitch_export(verbs: Any) -> None:
     p.add_argument("study", nargs="?", metavar="STUDY", help="default: the newest finished study")
     p.add_argument("--head", metavar="NAME", help="default: with arm and layer, the best mean validation UA")
     p.add_argument("--arm", metavar="NAME")
-    p.add_argument("--layer", type=_layer, metavar="N", help="a number, concat or weighted")
+    p.add_argument("--layer", type=_parse_layer, metavar="N", help="a number, concat or weighted")
     p.add_argument(
         "--profile",
         choices=["size", "speed", "small", "float"],
@@ -56,9 +56,9 @@ def _run_stitch_export(args: argparse.Namespace) -> dict[str, Any]:
     from embedkit import cards, web
     from embedkit.export import stitch_study
 
-    package = web.fetch() if args.web else None  # what is missing is asked for before minutes of work
+    package = web.fetch_runtime() if args.web else None  # what is missing is asked for before minutes of work
     result = stitch_study(
-        _workspace(args),
+        find_workspace(args),
         study=args.study,
         head=args.head,
         arm=args.arm,
@@ -71,7 +71,7 @@ def _run_stitch_export(args: argparse.Namespace) -> dict[str, Any]:
         **({} if args.clips is None else {"clips": args.clips}),
     )
     if args.web:
-        result["web"] = web.write(Path(result["model"]), args.web, package)
+        result["web"] = web.write_page(Path(result["model"]), args.web, package)
     return result
 
 
@@ -84,7 +84,7 @@ def _show_stitch(r: dict[str, Any]) -> str:
         f"{r['model']}: {r['bytes'] / 1e6:.2f} million bytes",
         f"  {c['head']} of study {c['study']}, arm {c['arm']}, layer {c['layer']}; encoder {c['encoder']}",
         "",
-        render.text(modelcard.figures(c)),
+        render.render_text(modelcard.describe_certificate(c)),
         "",
         f"model card: {r['card']}",
     ]
@@ -95,8 +95,8 @@ def _show_stitch(r: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _predict(verbs: Any) -> None:
-    p = _verb(
+def add_predict(verbs: Any) -> None:
+    p = add_verb(
         verbs,
         "predict",
         _run_predict,
@@ -114,12 +114,12 @@ def _predict(verbs: Any) -> None:
 def _run_predict(args: argparse.Namespace) -> dict[str, Any]:
     from embedkit.runtime import Predictor, output
 
-    output.check(args.csv, args.plot, len(args.audio))
+    output.check_writable(args.csv, args.plot, len(args.audio))
     files = Predictor(args.model).predict_many(args.audio, vad=not args.no_vad)
     if args.csv:
         output.write_csv(files, args.csv)
     if args.plot:
-        output.draw(files, args.plot)
+        output.draw_picture(files, args.plot)
     return {"files": files}
 
 
@@ -139,8 +139,10 @@ def _show_predict(r: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _serve(verbs: Any) -> None:
-    p = _verb(verbs, "serve", _run_serve, "a page of stitch-export --web, to this machine alone", lambda _: "stopped")
+def add_serve(verbs: Any) -> None:
+    p = add_verb(
+        verbs, "serve", _run_serve, "a page of stitch-export --web, to this machine alone", lambda _: "stopped"
+    )
     p.add_argument("folder", type=Path, metavar="DIR", help="the folder that --web wrote")
     p.add_argument("--port", type=int, default=8000, metavar="N", help="0: any that is free (default: 8000)")
 
@@ -155,8 +157,8 @@ def _run_serve(args: argparse.Namespace) -> dict[str, Any]:
     return {"folder": str(args.folder)}
 
 
-def _evaluate(verbs: Any) -> None:
-    p = _verb(verbs, "evaluate", _run_evaluate, "an exported file on a whole corpus, clip by clip", _show_evaluate)
+def add_evaluate(verbs: Any) -> None:
+    p = add_verb(verbs, "evaluate", _run_evaluate, "an exported file on a whole corpus, clip by clip", _show_evaluate)
     p.add_argument("model", type=Path, metavar="MODEL")
     p.add_argument("--corpus", required=True, metavar="NAME")
     p.add_argument("--root", type=Path, metavar="DIR", help="where the corpus lies")
@@ -181,28 +183,30 @@ def _evaluate(verbs: Any) -> None:
 
 def _run_evaluate(args: argparse.Namespace) -> dict[str, Any]:
     from embedkit import corpora
-    from embedkit.evaluation import evaluate
+    from embedkit.evaluation import evaluate_clips
     from embedkit.runtime import Predictor
 
-    asked = {k: getattr(args, k) for k in ("held_out", "clips", "gap", "noise", "seed") if getattr(args, k) is not None}
-    if asked and not args.long:
-        raise UserError(f"--{next(iter(asked)).replace('_', '-')} belongs to --long; give both or neither")
+    long_options = {
+        k: getattr(args, k) for k in ("held_out", "clips", "gap", "noise", "seed") if getattr(args, k) is not None
+    }
+    if long_options and not args.long:
+        raise UserError(f"--{next(iter(long_options)).replace('_', '-')} belongs to --long; give both or neither")
     predictor = Predictor(args.model)
-    root = _workspace(args).corpus_root(args.corpus, args.root)
+    root = find_workspace(args).resolve_corpus_root(args.corpus, args.root)
     if args.long:
         from embedkit.evaluation import long
 
-        return long.evaluate(_workspace(args), predictor, args.corpus, root, **asked)
+        return long.evaluate_recordings(find_workspace(args), predictor, args.corpus, root, **long_options)
     rows = corpora.load(args.corpus, root)
-    labels = corpora.reader(args.corpus, root).LABELS
-    return {"corpus": args.corpus, **evaluate(predictor, rows, corpora.folder(args.corpus, root), labels)}
+    labels = corpora.find_reader(args.corpus, root).LABELS
+    return {"corpus": args.corpus, **evaluate_clips(predictor, rows, corpora.folder(args.corpus, root), labels)}
 
 
 def _show_evaluate(r: dict[str, Any]) -> str:
     if "ways" in r:
-        from embedkit.evaluation.table import text
+        from embedkit.evaluation.table import format_evaluation
 
-        return text(r)
+        return format_evaluation(r)
     lines = [f"{r['corpus']}: {r['rows']} clips   WA {r['wa']:.4f}   UA {r['ua']:.4f}   macro F1 {r['macro_f1']:.4f}"]
     names = list(r["f1"])
     lines.append("  said as   " + "".join(f"{n:>11}" for n in names) + "         F1")

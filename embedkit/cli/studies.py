@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from embedkit.cli._common import _verb, _workspace
+from embedkit.cli._common import add_verb, find_workspace
 
 
-def _study(verbs: Any) -> None:
-    p = _verb(verbs, "study", _run_study, "folds x heads x seeds on cached features", lambda r: str(r.pop("table")))
+def add_study(verbs: Any) -> None:
+    p = add_verb(verbs, "study", _run_study, "folds x heads x seeds on cached features", lambda r: str(r.pop("table")))
     p.add_argument("card", nargs="?", metavar="CARD", help="a card of studies/ (default: built from the flags)")
     p.add_argument("--corpus", metavar="NAME", help="default: iemocap")
     p.add_argument("--recipe", metavar="CARD", help="default: exact")
@@ -66,7 +66,7 @@ def _run_study(args: argparse.Namespace) -> dict[str, Any]:
         "storage": args.storage,
     }
     return run_study(
-        _workspace(args),
+        find_workspace(args),
         card=args.card,
         flags={k: v for k, v in flags.items() if v not in (None, [])},
         settings=cards.parse_settings(args.set),
@@ -76,8 +76,8 @@ def _run_study(args: argparse.Namespace) -> dict[str, Any]:
     )
 
 
-def _audit(verbs: Any) -> None:
-    p = _verb(
+def add_audit(verbs: Any) -> None:
+    p = add_verb(
         verbs,
         "audit",
         _run_audit,
@@ -91,10 +91,10 @@ def _audit(verbs: Any) -> None:
 def _run_audit(args: argparse.Namespace) -> dict[str, Any]:
     from embedkit.study.series import audit_study
 
-    return audit_study(_workspace(args), args.study)
+    return audit_study(find_workspace(args), args.study)
 
 
 def _show_audit(r: dict[str, Any]) -> str:
-    from embedkit.study import text
+    from embedkit.study import format_audit
 
-    return text(r)
+    return format_audit(r)

@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from embedkit.cli._common import _show_pairs, _verb, _workspace
+from embedkit.cli._common import add_verb, find_workspace, show_pairs
 from embedkit.errors import UserError
 
 
-def _corpora(verbs: Any) -> None:
-    p = _verb(verbs, "corpora", _run_corpora, "every corpus known: licence, place, how to get it", _show_corpora)
+def add_corpora(verbs: Any) -> None:
+    p = add_verb(verbs, "corpora", _run_corpora, "every corpus known: licence, place, how to get it", _show_corpora)
     p.add_argument("name", nargs="?", metavar="NAME", help="read this one and count it")
     p.add_argument("--root", type=Path, metavar="DIR", help="where it lies")
 
@@ -21,32 +21,32 @@ def _run_corpora(args: argparse.Namespace) -> Any:
     from embedkit import corpora
 
     if args.name:
-        return corpora.summary(args.name, _workspace(args).corpus_root(args.name, args.root))
-    return [_describe_corpus(args, name) for name in corpora.names()]
+        return corpora.summarise_corpus(args.name, find_workspace(args).resolve_corpus_root(args.name, args.root))
+    return [_describe_corpus(args, name) for name in corpora.list_corpora()]
 
 
 def _describe_corpus(args: argparse.Namespace, name: str) -> dict[str, Any]:
     from embedkit import corpora
 
     try:
-        place = str(_workspace(args).corpus_root(name))
+        place = str(find_workspace(args).resolve_corpus_root(name))
     except UserError:
         place = ""
-    reader = corpora.reader(name)
+    reader = corpora.find_reader(name)
     return {"corpus": name, "place": place, "licence": reader.LICENCE, "source": reader.SOURCE}
 
 
 def _show_corpora(r: Any) -> str:
     if isinstance(r, dict):
-        return _show_pairs(r)
+        return show_pairs(r)
     return "\n\n".join(
         f"{c['corpus']}\n  place: {c['place'] or 'not set'}\n  licence: {c['licence']}\n  source: {c['source']}"
         for c in r
     )
 
 
-def _init(verbs: Any) -> None:
-    p = _verb(
+def add_init(verbs: Any) -> None:
+    p = add_verb(
         verbs,
         "init",
         _run_init,
@@ -57,13 +57,13 @@ def _init(verbs: Any) -> None:
 
 
 def _run_init(args: argparse.Namespace) -> dict[str, Any]:
-    from embedkit.workspace import init
+    from embedkit.workspace import init_workspace
 
-    return {"workspace": str(init(args.folder).root)}
+    return {"workspace": str(init_workspace(args.folder).root)}
 
 
-def _demo(verbs: Any) -> None:
-    p = _verb(
+def add_demo(verbs: Any) -> None:
+    p = add_verb(
         verbs,
         "demo",
         _run_demo,
@@ -74,13 +74,13 @@ def _demo(verbs: Any) -> None:
 
 
 def _run_demo(args: argparse.Namespace) -> dict[str, Any]:
-    from embedkit.demo import demo
+    from embedkit.demo import run_demo
 
-    return demo(args.folder)
+    return run_demo(args.folder)
 
 
-def _bench(verbs: Any) -> None:
-    p = _verb(verbs, "bench", _run_bench, "what this machine can do, and how near embedkit comes to it", _show_bench)
+def add_bench(verbs: Any) -> None:
+    p = add_verb(verbs, "bench", _run_bench, "what this machine can do, and how near embedkit comes to it", _show_bench)
     p.add_argument("--only", default="", metavar="NAME,...", help="machine, extraction, heads, growth, startup")
     p.add_argument(
         "--full", action="store_true", help="what takes more than 10 minutes too: 100 trials, a million rows"
@@ -96,6 +96,6 @@ def _run_bench(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _show_bench(r: dict[str, Any]) -> str:
-    from embedkit.bench import text
+    from embedkit.bench import format_page
 
-    return text(r)
+    return format_page(r)

@@ -48,36 +48,36 @@ class Reader(Protocol):
         ...
 
 
-def locate(name: str, root: Path, marker: str) -> Path:
+def locate_corpus(name: str, root: Path, marker: str) -> Path:
     """root, or the only folder directly in it, that holds something matching marker (a glob).
 
     Raises CorpusError that says which folder to give, where one near by is the right one.
     """
     if not root.is_dir():
         raise CorpusError(f"{root}: a file; expected the folder of {name} that holds {marker}")
-    if _holds(root, marker):
+    if _contains_marker(root, marker):
         return root
-    below = [p for p in sorted(root.iterdir()) if p.is_dir() and _holds(p, marker)]
+    below = [p for p in sorted(root.iterdir()) if p.is_dir() and _contains_marker(p, marker)]
     if len(below) == 1:
         return below[0]
     if below:
         raise CorpusError(f"{root}: {name} lies there {len(below)} times; give one: {', '.join(p.name for p in below)}")
-    above = next((p for p in root.resolve().parents if _holds(p, marker)), None)
+    above = next((p for p in root.resolve().parents if _contains_marker(p, marker)), None)
     hint = f"give the folder above: {above}" if above else "is this the right folder, and is it unpacked?"
     raise CorpusError(f"{root}: not {name}: it holds no {marker}; {hint}")
 
 
-def recordings(place: Path) -> dict[str, Path]:
+def list_recordings(place: Path) -> dict[str, Path]:
     """{stem: path} of the sound files directly in place, sorted; none where there is no such folder.
 
     macOS's `._` companions are left out; a .wav is taken before a .flac of the same name.
     """
     if not place.is_dir():
         return {}
-    found = [p for p in place.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("._")]
-    found.sort(key=lambda p: (p.stem, -SUFFIXES.index(p.suffix.lower())))
-    return {p.stem: p for p in found}  # of a stem that is there twice the last, .wav, stays
+    paths = [p for p in place.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("._")]
+    paths.sort(key=lambda p: (p.stem, -SUFFIXES.index(p.suffix.lower())))
+    return {p.stem: p for p in paths}  # of a stem that is there twice the last, .wav, stays
 
 
-def _holds(place: Path, marker: str) -> bool:
+def _contains_marker(place: Path, marker: str) -> bool:
     return next(place.glob(marker), None) is not None

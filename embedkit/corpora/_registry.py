@@ -12,20 +12,20 @@ from embedkit.corpora._base import Reader, Utterance
 from embedkit.errors import CorpusError, did_you_mean
 
 
-def names() -> list[str]:
+def list_corpora() -> list[str]:
     """Every corpus that has a module, as the command line spells it ("crema-d")."""
     modules = (module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
     return sorted(name.replace("_", "-") for name in modules if not name.startswith("_"))
 
 
-def reader(name: str, root: Path | None = None) -> Reader:
+def find_reader(name: str, root: Path | None = None) -> Reader:
     """The reader of a corpus. Any name whose place is a .csv is read as a manifest.
 
     Raises CorpusError with the nearest known name.
     """
-    if name not in names():
+    if name not in list_corpora():
         if root is None or root.suffix.lower() != ".csv":
-            raise CorpusError(f"unknown corpus '{name}'{did_you_mean(name, names())}")
+            raise CorpusError(f"unknown corpus '{name}'{did_you_mean(name, list_corpora())}")
         name = "manifest"
     return cast(Reader, importlib.import_module(f"embedkit.corpora.{name.replace('-', '_')}"))
 
@@ -35,7 +35,7 @@ def load(name: str, root: Path) -> list[Utterance]:
 
     Raises CorpusError where root is missing, holds nothing that the reader knows, or names an utterance twice.
     """
-    rows = [replace(u, speaker=f"{name}:{u.speaker}") for u in _reader_at(name, root).read(root)]
+    rows = [replace(u, speaker=f"{name}:{u.speaker}") for u in _find_reader_at(name, root).read(root)]
     if not rows:
         raise CorpusError(f"{root}: no labelled utterance of {name} found")
     seen: set[str] = set()
@@ -51,13 +51,13 @@ def folder(name: str, root: Path) -> Path:
 
     Raises CorpusError as `load` does.
     """
-    return _reader_at(name, root).folder(root)
+    return _find_reader_at(name, root).folder(root)
 
 
-def _reader_at(name: str, root: Path) -> Reader:
-    found = reader(name, root)
+def _find_reader_at(name: str, root: Path) -> Reader:
+    corpus_reader = find_reader(name, root)
     if not root.exists():
         raise CorpusError(
             f"{root}: no such file or folder; where does {name} lie? (--root, or [corpora] in embedkit.toml)"
         )
-    return found
+    return corpus_reader

@@ -8,7 +8,7 @@ from embedkit import audio
 from embedkit.audio import Wave
 from embedkit.corpora._base import Utterance
 from embedkit.errors import ClipError, UserError
-from embedkit.workspace import inside
+from embedkit.workspace import resolve_inside
 
 
 def read_sound(folder: Path, utterance: Utterance) -> Wave:
@@ -17,7 +17,7 @@ def read_sound(folder: Path, utterance: Utterance) -> Wave:
     Raises ClipError where they cannot be had: see `audio.read`; and where `file` leads out of the folder.
     """
     try:
-        path = inside(folder, utterance.file)
+        path = resolve_inside(folder, utterance.file)
     except UserError as error:
         raise ClipError(str(error)) from None
     return audio.read(path, utterance.start, utterance.end)

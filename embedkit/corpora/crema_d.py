@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from embedkit.corpora._base import Utterance, locate, recordings
+from embedkit.corpora._base import Utterance, list_recordings, locate_corpus
 
 SOURCE = "https://github.com/CheyneyComputerScience/CREMA-D (with Git LFS); root is its folder, which holds AudioWAV/"
 LICENCE = "ODbL 1.0"
@@ -24,9 +24,9 @@ NAME = re.compile(r"(?P<actor>\d{4})_(?P<sentence>[A-Z]{3})_(?P<label>[A-Z]{3})_
 
 def folder(root: Path) -> Path:
     """The folder that holds AudioWAV/: root, or the folder of that kind in it. A root of clips is it too."""
-    if root.is_dir() and any(NAME.fullmatch(stem) for stem in recordings(root)):
+    if root.is_dir() and any(NAME.fullmatch(stem) for stem in list_recordings(root)):
         return root
-    return locate("CREMA-D", root, "AudioWAV")
+    return locate_corpus("CREMA-D", root, "AudioWAV")
 
 
 def read(root: Path) -> Iterator[Utterance]:
@@ -37,9 +37,9 @@ def read(root: Path) -> Iterator[Utterance]:
     """
     place = folder(root)
     clips = place / "AudioWAV" if (place / "AudioWAV").is_dir() else place
-    genders = _genders(place / "VideoDemographics.csv")
+    genders = _read_genders(place / "VideoDemographics.csv")
     seen = set()
-    for stem, path in recordings(clips).items():
+    for stem, path in list_recordings(clips).items():
         name = NAME.fullmatch(stem)
         if not name:
             continue
@@ -57,10 +57,10 @@ def read(root: Path) -> Iterator[Utterance]:
         )
 
 
-def _genders(table: Path) -> dict[str, str]:
+def _read_genders(table: Path) -> dict[str, str]:
     """{actor: "female" or "male"}, empty where there is no such table."""
     if not table.is_file():
         return {}
     with table.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
-        found = {row.get("ActorID") or "": (row.get("Sex") or "").lower() for row in csv.DictReader(lines)}
-    return {actor: sex for actor, sex in found.items() if sex in ("female", "male")}
+        genders = {row.get("ActorID") or "": (row.get("Sex") or "").lower() for row in csv.DictReader(lines)}
+    return {actor: sex for actor, sex in genders.items() if sex in ("female", "male")}

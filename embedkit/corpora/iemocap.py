@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from embedkit.corpora._base import Utterance, locate, recordings
+from embedkit.corpora._base import Utterance, list_recordings, locate_corpus
 
 SOURCE = "https://sail.usc.edu/iemocap (on request, from USC); root is the folder IEMOCAP_full_release"
 LICENCE = "USC's release form: research only, not to be passed on"
@@ -34,7 +34,7 @@ SCRIPT = re.compile(r"_(script\d\d_\d)")  # script01_1b is a second take of scri
 
 def folder(root: Path) -> Path:
     """IEMOCAP_full_release: root, or the folder of that kind in it."""
-    return locate("IEMOCAP", root, SHEETS)
+    return locate_corpus("IEMOCAP", root, SHEETS)
 
 
 def read(root: Path) -> Iterator[Utterance]:
@@ -51,7 +51,7 @@ def read(root: Path) -> Iterator[Utterance]:
             dialogue = turn["dialogue"]
             wavs = f"{session_folder}/sentences/wav/{dialogue}"
             if dialogue not in sounds:
-                sounds[dialogue] = recordings(place / wavs)
+                sounds[dialogue] = list_recordings(place / wavs)
             sound = sounds[dialogue].get(turn["id"])
             script = SCRIPT.search(dialogue)
             yield Utterance(

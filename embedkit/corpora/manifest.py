@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from embedkit.classes import CLASSES
 from embedkit.corpora._base import Utterance
 from embedkit.errors import CorpusError, UserError, did_you_mean
-from embedkit.workspace import inside
+from embedkit.workspace import resolve_inside
 
 SOURCE = "yours: --corpus NAME --root FILE.csv, columns file,speaker,label and, if known, session and more"
 LICENCE = "as its recordings"
@@ -44,7 +44,7 @@ def read(root: Path) -> Iterator[Utterance]:
         try:
             _check_header(table.fieldnames or ())
             for row in table:
-                yield _utterance(place, row)
+                yield _parse_utterance(place, row)
         except UserError as error:
             problem = str(error)
         except UnicodeDecodeError:
@@ -69,7 +69,7 @@ def _check_header(columns: Sequence[str]) -> None:
             raise CorpusError(f"no column '{column}'; a manifest has at least the columns {','.join(REQUIRED)}")
 
 
-def _utterance(place: Path, row: dict[str, str | list[str] | None]) -> Utterance:
+def _parse_utterance(place: Path, row: dict[str, str | list[str] | None]) -> Utterance:
     cells = {k: v.strip() for k, v in row.items() if isinstance(v, str)}
     if len(cells) < len(row) or "" in row:
         raise CorpusError("not as many cells as the header has columns; put text with commas in double quotes")
@@ -78,23 +78,23 @@ def _utterance(place: Path, row: dict[str, str | list[str] | None]) -> Utterance
             raise CorpusError(f"'{column}' is empty; every utterance has {', '.join(REQUIRED)}")
         if not cell.isprintable():
             raise CorpusError(f"{column} {cell!r} holds a control character")
-    numbers = {column: _number(column, cells.pop(column)) for column in NUMBERS if column in cells}
+    numbers = {column: _parse_number(column, cells.pop(column)) for column in NUMBERS if column in cells}
     start, end = numbers.get("start", math.nan), numbers.get("end", math.nan)
     if start < 0 or start >= end or end <= 0:
         raise CorpusError(f"start {start:g} s, end {end:g} s: expected 0 <= start < end")
-    file = cells["file"] = _file(place, cells["file"])
-    cells["gender"] = _gender(cells.get("gender", ""))
-    return Utterance(id=file + _part(start, end), **cells, **numbers)  # type: ignore[arg-type]
+    file = cells["file"] = _parse_file(place, cells["file"])
+    cells["gender"] = _parse_gender(cells.get("gender", ""))
+    return Utterance(id=file + _format_part(start, end), **cells, **numbers)  # type: ignore[arg-type]
 
 
-def _file(place: Path, name: str) -> str:
+def _parse_file(place: Path, name: str) -> str:
     if "\\" in name:
         raise CorpusError(f"file {name!r}: expected a path relative to the CSV's folder, with forward slashes")
-    inside(place, name)
+    resolve_inside(place, name)
     return PurePosixPath(name).as_posix()
 
 
-def _number(column: str, cell: str) -> float:
+def _parse_number(column: str, cell: str) -> float:
     try:
         number = float(cell) if cell else math.nan
     except ValueError:
@@ -104,14 +104,14 @@ def _number(column: str, cell: str) -> float:
     return number
 
 
-def _gender(cell: str) -> str:
+def _parse_gender(cell: str) -> str:
     known = {"": "", "f": "female", "m": "male", "female": "female", "male": "male"}
     if cell.lower() not in known:
         raise CorpusError(f"gender '{cell}': expected female, male or nothing")
     return known[cell.lower()]
 
 
-def _part(start: float, end: float) -> str:
+def _format_part(start: float, end: float) -> str:
     """What an id says of the part: "#1.5-2" (s), "#1.5-" to the end of the file, "" for all of it."""
     if math.isnan(start) and math.isnan(end):
         return ""

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from embedkit.corpora._base import Utterance, locate, recordings
+from embedkit.corpora._base import Utterance, list_recordings, locate_corpus
 
 SOURCE = "https://zenodo.org/records/1188976 (Audio_Speech_Actors_01-24.zip); root is the folder that holds Actor_01/"
 LICENCE = "CC BY-NC-SA 4.0"
@@ -24,7 +24,7 @@ NAME = re.compile(r"03-01-(?P<emotion>0[1-8])-0[12]-(?P<statement>\d\d)-\d\d-(?P
 
 def folder(root: Path) -> Path:
     """The folder that holds Actor_01/ and so on: root, or the folder of that kind in it."""
-    return locate("RAVDESS", root, ACTORS)
+    return locate_corpus("RAVDESS", root, ACTORS)
 
 
 def read(root: Path) -> Iterator[Utterance]:
@@ -35,7 +35,7 @@ def read(root: Path) -> Iterator[Utterance]:
     place = folder(root)
     seen = set()
     for actor in [*sorted(place.glob(ACTORS)), *sorted(place.glob(f"*/{ACTORS}"))]:
-        for stem, path in recordings(actor).items():
+        for stem, path in list_recordings(actor).items():
             name = NAME.fullmatch(stem)
             if not name or stem in seen:
                 continue

@@ -7,8 +7,8 @@ Weights come from safetensors only, and a checkpoint's own code is never run.
 from __future__ import annotations
 
 from embedkit.encoders._base import STATS, Encoder, Spec
-from embedkit.encoders._checkpoint import PREPROCESSOR, RANDOM_MARKER, WEIGHTS, pretrained
-from embedkit.encoders._random_weights import DISTILHUBERT, distilhubert_geometry, hubert_geometry
+from embedkit.encoders._checkpoint import PREPROCESSOR, RANDOM_MARKER, WEIGHTS, load_pretrained
+from embedkit.encoders._random_weights import DISTILHUBERT, write_random_distilhubert, write_random_hubert
 from embedkit.encoders._registry import load, resolve, slug
 
 __all__ = [
@@ -19,10 +19,10 @@ __all__ = [
     "WEIGHTS",
     "Encoder",
     "Spec",
-    "distilhubert_geometry",
-    "hubert_geometry",
     "load",
-    "pretrained",
+    "load_pretrained",
     "resolve",
     "slug",
+    "write_random_distilhubert",
+    "write_random_hubert",
 ]

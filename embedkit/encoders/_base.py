@@ -85,7 +85,7 @@ def check_length(wave: npt.NDArray[np.float32], shortest: int, longest: int | No
         raise ClipError(f"{len(wave) / RATE:.1f} s: longer than the encoder's window of {longest / RATE:.0f} s")
 
 
-def pooled(states: torch.Tensor) -> npt.NDArray[np.float32]:
+def pool_frames(states: torch.Tensor) -> npt.NDArray[np.float32]:
     """[layer, frame, dim] to [layer, 2, dim] float32: mean and standard deviation (ddof 0), summed in float64."""
     import torch
 

@@ -28,25 +28,25 @@ RANDOM_MARKER = "WEIGHTS_ARE_RANDOM"  # a file of this name says that nothing wa
 log = logging.getLogger(__name__)
 
 
-def weight_files(folder: Path) -> list[Path]:
+def list_weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a checkpoint, in order of their names.
 
     Raises EncoderError where the index of a sharded one names a file outside the folder, or one that is not there.
     """
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
-    names = sorted(set(_read_json(folder / INDEX).get("weight_map", {}).values()))
+    names = sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()))
     for name in names:
         if Path(name).name != name or not name.endswith(".safetensors") or not (folder / name).is_file():
             raise EncoderError(f"{folder / INDEX}: no weights '{name}' beside it; download the checkpoint again")
     return [folder / name for name in names]
 
 
-def _check_files(folder: Path, name: str) -> None:
+def check_files(folder: Path, name: str) -> None:
     """config.json, preprocessor_config.json and safetensors are there; EncoderError says what to do."""
     has_weights = (folder / WEIGHTS).is_file() or (folder / INDEX).is_file()
     if not has_weights and any(folder.glob("*.bin")):
-        raise EncoderError(pickles_only(name))
+        raise EncoderError(explain_pickles(name))
     for file, there in (
         (CONFIG, (folder / CONFIG).is_file()),
         (WEIGHTS, has_weights),
@@ -58,7 +58,7 @@ def _check_files(folder: Path, name: str) -> None:
             )
 
 
-def pickles_only(name: str) -> str:
+def explain_pickles(name: str) -> str:
     return (
         f"{name}: its weights are pickles (pytorch_model.bin), which can run code and are never read; convert them"
         f" where you trust them: python -c \"from transformers import AutoModel; AutoModel.from_pretrained('{name}')"
@@ -66,7 +66,7 @@ def pickles_only(name: str) -> str:
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -76,7 +76,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def _digest(files: list[Path]) -> str:
+def hash_files(files: list[Path]) -> str:
     """SHA-256 over the files' bytes, one after the other: of a single file, the hub's own."""
     digest = hashlib.sha256()
     for file in files:
@@ -86,7 +86,7 @@ def _digest(files: list[Path]) -> str:
     return digest.hexdigest()
 
 
-def _tensor_sizes(file: Path) -> dict[str, int]:
+def read_tensor_sizes(file: Path) -> dict[str, int]:
     """{weight: its number of elements}, from a safetensors file's header alone."""
     try:
         with file.open("rb") as stream:
@@ -97,11 +97,11 @@ def _tensor_sizes(file: Path) -> dict[str, int]:
         raise EncoderError(f"{file}: not a safetensors file, or cut short; download the checkpoint again") from None
 
 
-def _one_line(error: BaseException) -> str:
+def shorten_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
 
-def pretrained(spec: Spec) -> tuple[Any, tuple[str, ...]]:
+def load_pretrained(spec: Spec) -> tuple[Any, tuple[str, ...]]:
     """transformers' own model in fp32 and evaluation mode, and the checkpoint's weights that it has no use for.
 
     Raises EncoderError where a weight is missing or has another shape (transformers would fill it at random).
@@ -110,7 +110,7 @@ def pretrained(spec: Spec) -> tuple[Any, tuple[str, ...]]:
     from transformers import AutoModel
 
     try:
-        with _quiet():
+        with _silence_transformers():
             model, info = AutoModel.from_pretrained(
                 spec.folder,
                 dtype=torch.float32,
@@ -120,7 +120,9 @@ def pretrained(spec: Spec) -> tuple[Any, tuple[str, ...]]:
                 output_loading_info=True,
             )
     except Exception as error:  # a damaged checkpoint fails in many ways, all of which mean the same to the user
-        raise EncoderError(f"{spec.id}: the checkpoint does not load ({_one_line(error)}); download it again") from None
+        raise EncoderError(
+            f"{spec.id}: the checkpoint does not load ({shorten_error(error)}); download it again"
+        ) from None
     # Only masked pretraining uses masked_spec_embed; many checkpoints leave it out.
     missing = sorted(key for key in info["missing_keys"] if not key.endswith("masked_spec_embed"))
     if missing:
@@ -135,17 +137,17 @@ def pretrained(spec: Spec) -> tuple[Any, tuple[str, ...]]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _silence_transformers() -> Iterator[None]:
     """transformers' progress bar and its table of unused weights would clutter stderr; we report what matters."""
     from transformers.utils import logging
 
-    its: Any = logging
-    verbosity, bar = its.get_verbosity(), its.is_progress_bar_enabled()
-    its.set_verbosity_error()
-    its.disable_progress_bar()
+    transformers_logging: Any = logging
+    verbosity, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        its.set_verbosity(verbosity)
+        transformers_logging.set_verbosity(verbosity)
         if bar:
-            its.enable_progress_bar()
+            transformers_logging.enable_progress_bar()

@@ -10,10 +10,10 @@ from embedkit.encoders._checkpoint import (
     INDEX,
     PREPROCESSOR,
     WEIGHTS,
-    _check_files,
-    _one_line,
-    pickles_only,
-    weight_files,
+    check_files,
+    explain_pickles,
+    list_weight_files,
+    shorten_error,
 )
 from embedkit.errors import EncoderError
 
@@ -29,33 +29,33 @@ PINNED = {
 PROBE_SECONDS = 2.0  # how long the hub may take to answer before we say that it cannot be reached
 
 
-def _from_hub(name: str) -> Path:
+def fetch_snapshot(name: str) -> Path:
     """The local snapshot of a hub id, downloaded where it is not here yet. Raises EncoderError."""
     if not re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", name):
         near = [known for known in PINNED if known.endswith(f"/{name}")]
         hint = f"did you mean '{near[0]}'?" if near else "give a folder, or a hub id such as ntu-spml/distilhubert"
         raise EncoderError(f"{name}: no such folder; {hint}")
     revision = PINNED.get(name, "main")
-    return _cached(name, revision) or _download(name, revision)
+    return _find_cached_snapshot(name, revision) or _download_snapshot(name, revision)
 
 
-def _cached(name: str, revision: str) -> Path | None:
+def _find_cached_snapshot(name: str, revision: str) -> Path | None:
     """The snapshot in the local Hugging Face cache, if all of it is there."""
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=_WANTED))
-        _check_files(folder, name)
-        weight_files(folder)
+        folder = Path(snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=_SNAPSHOT_FILES))
+        check_files(folder, name)
+        list_weight_files(folder)
     except (OSError, EncoderError):
         return None
     return folder
 
 
-_WANTED = [CONFIG, PREPROCESSOR, WEIGHTS, INDEX, "model-*.safetensors"]
+_SNAPSHOT_FILES = [CONFIG, PREPROCESSOR, WEIGHTS, INDEX, "model-*.safetensors"]
 
 
-def _download(name: str, revision: str) -> Path:
+def _download_snapshot(name: str, revision: str) -> Path:
     import huggingface_hub as hub
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -64,8 +64,8 @@ def _download(name: str, revision: str) -> Path:
         hub.get_hf_file_metadata(hub.hf_hub_url(name, CONFIG, revision=revision), timeout=PROBE_SECONDS)
         files = hub.list_repo_files(name, revision=revision)
         if not any(file in (WEIGHTS, INDEX) for file in files):
-            raise EncoderError(pickles_only(name))
-        return Path(hub.snapshot_download(name, revision=revision, allow_patterns=_WANTED))
+            raise EncoderError(explain_pickles(name))
+        return Path(hub.snapshot_download(name, revision=revision, allow_patterns=_SNAPSHOT_FILES))
     except EncoderError:
         raise
     except GatedRepoError:
@@ -80,6 +80,6 @@ def _download(name: str, revision: str) -> Path:
         ) from None
     except Exception as error:  # the hub's client changed its network library twice: any failure means "not to be had"
         raise EncoderError(
-            f"{name}: not in the local Hugging Face cache, and the hub cannot be reached ({_one_line(error)});"
+            f"{name}: not in the local Hugging Face cache, and the hub cannot be reached ({shorten_error(error)});"
             f" where it can: hf download {name} --revision {revision}, or give a folder that holds it"
         ) from None

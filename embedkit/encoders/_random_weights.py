@@ -46,12 +46,12 @@ DISTILHUBERT: dict[str, Any] = {
 Weights = dict[str, npt.NDArray[np.float32]]
 
 
-def distilhubert_geometry(folder: Path, seed: int = 0) -> Path:
-    """DistilHuBERT's geometry (2 layers, 768 wide, 23.5 M parameters) in `folder`; see `hubert_geometry`."""
-    return hubert_geometry(folder, seed, DISTILHUBERT)
+def write_random_distilhubert(folder: Path, seed: int = 0) -> Path:
+    """DistilHuBERT's geometry (2 layers, 768 wide, 23.5 M parameters) in `folder`; see `write_random_hubert`."""
+    return write_random_hubert(folder, seed, DISTILHUBERT)
 
 
-def hubert_geometry(folder: Path, seed: int, config: Mapping[str, Any]) -> Path:
+def write_random_hubert(folder: Path, seed: int, config: Mapping[str, Any]) -> Path:
     """Write config.json, model.safetensors, preprocessor_config.json and the marker; returns the folder.
 
     config: keys as in DISTILHUBERT; group norm, no stable layer norm. The same seed gives the same weights on every
@@ -71,55 +71,57 @@ def hubert_geometry(folder: Path, seed: int, config: Mapping[str, Any]) -> Path:
     }
     (folder / PREPROCESSOR).write_text(json.dumps(preprocessor, indent=2) + "\n", encoding="utf-8")
     (folder / RANDOM_MARKER).write_text(f"seeded random weights (seed {seed}): nothing was learned\n", encoding="utf-8")
-    weights = _weights(np.random.default_rng(seed), config)
+    weights = _draw_weights(np.random.default_rng(seed), config)
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})  # two keys would change places from run to run
     return folder
 
 
-def _weights(rng: np.random.Generator, config: Mapping[str, Any]) -> Weights:
+def _draw_weights(rng: np.random.Generator, config: Mapping[str, Any]) -> Weights:
     """He's initialisation where a GELU follows, LeCun's elsewhere: signals keep their size through the stack."""
     width = config["hidden_size"]
     weights: Weights = {}
     inputs = 1
     for i, (outputs, kernel) in enumerate(zip(config["conv_dim"], config["conv_kernel"], strict=True)):
-        weights[f"feature_extractor.conv_layers.{i}.conv.weight"] = _normal(
+        weights[f"feature_extractor.conv_layers.{i}.conv.weight"] = _draw_normal(
             rng, (outputs, inputs, kernel), 2 / (inputs * kernel)
         )
         inputs = outputs
-    weights |= _norm("feature_extractor.conv_layers.0.layer_norm", config["conv_dim"][0])
-    weights |= _linear(rng, "feature_projection.projection", inputs, width)
-    weights |= _positional_convolution(rng, "encoder.pos_conv_embed.conv", config)
-    weights |= _norm("encoder.layer_norm", width)
+    weights |= _make_norm("feature_extractor.conv_layers.0.layer_norm", config["conv_dim"][0])
+    weights |= _draw_linear(rng, "feature_projection.projection", inputs, width)
+    weights |= _draw_positional_convolution(rng, "encoder.pos_conv_embed.conv", config)
+    weights |= _make_norm("encoder.layer_norm", width)
     for i in range(config["num_hidden_layers"]):
         layer = f"encoder.layers.{i}"
         for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            weights |= _linear(rng, f"{layer}.attention.{part}", width, width)
-        weights |= _norm(f"{layer}.layer_norm", width)
-        weights |= _linear(rng, f"{layer}.feed_forward.intermediate_dense", width, config["intermediate_size"], gain=2)
-        weights |= _linear(rng, f"{layer}.feed_forward.output_dense", config["intermediate_size"], width)
-        weights |= _norm(f"{layer}.final_layer_norm", width)
+            weights |= _draw_linear(rng, f"{layer}.attention.{part}", width, width)
+        weights |= _make_norm(f"{layer}.layer_norm", width)
+        weights |= _draw_linear(
+            rng, f"{layer}.feed_forward.intermediate_dense", width, config["intermediate_size"], gain=2
+        )
+        weights |= _draw_linear(rng, f"{layer}.feed_forward.output_dense", config["intermediate_size"], width)
+        weights |= _make_norm(f"{layer}.final_layer_norm", width)
     return weights
 
 
-def _positional_convolution(rng: np.random.Generator, name: str, config: Mapping[str, Any]) -> Weights:
+def _draw_positional_convolution(rng: np.random.Generator, name: str, config: Mapping[str, Any]) -> Weights:
     """Weight norm over the kernel's positions (dim 2): weight_v, and weight_g its norm at each position."""
     width, kernel = config["hidden_size"], config["num_conv_pos_embeddings"]
     inputs = width // config["num_conv_pos_embedding_groups"]
-    v = _normal(rng, (width, inputs, kernel), 4 / (inputs * kernel))
+    v = _draw_normal(rng, (width, inputs, kernel), 4 / (inputs * kernel))
     g = np.sqrt((v.astype(np.float64) ** 2).sum((0, 1), keepdims=True)).astype(np.float32)
     return {f"{name}.weight_v": v, f"{name}.weight_g": g, f"{name}.bias": np.zeros(width, np.float32)}
 
 
-def _linear(rng: np.random.Generator, name: str, inputs: int, outputs: int, gain: float = 1) -> Weights:
+def _draw_linear(rng: np.random.Generator, name: str, inputs: int, outputs: int, gain: float = 1) -> Weights:
     return {
-        f"{name}.weight": _normal(rng, (outputs, inputs), gain / inputs),
+        f"{name}.weight": _draw_normal(rng, (outputs, inputs), gain / inputs),
         f"{name}.bias": np.zeros(outputs, np.float32),
     }
 
 
-def _norm(name: str, width: int) -> Weights:
+def _make_norm(name: str, width: int) -> Weights:
     return {f"{name}.weight": np.ones(width, np.float32), f"{name}.bias": np.zeros(width, np.float32)}
 
 
-def _normal(rng: np.random.Generator, shape: tuple[int, ...], variance: float) -> npt.NDArray[np.float32]:
+def _draw_normal(rng: np.random.Generator, shape: tuple[int, ...], variance: float) -> npt.NDArray[np.float32]:
     return rng.standard_normal(shape, dtype=np.float32) * np.float32(math.sqrt(variance))

@@ -14,13 +14,13 @@ from embedkit.encoders._checkpoint import (
     CONFIG,
     PREPROCESSOR,
     RANDOM_MARKER,
-    _check_files,
-    _digest,
-    _read_json,
-    _tensor_sizes,
-    weight_files,
+    check_files,
+    hash_files,
+    list_weight_files,
+    read_json,
+    read_tensor_sizes,
 )
-from embedkit.encoders._hub import _from_hub
+from embedkit.encoders._hub import fetch_snapshot
 from embedkit.errors import EncoderError, did_you_mean
 
 
@@ -37,25 +37,25 @@ def resolve(name: str) -> Spec:
     if folder.is_dir():
         id_, revision = folder.resolve().name, ""
     else:
-        folder = _from_hub(name)
+        folder = fetch_snapshot(name)
         id_, revision = name, folder.name
-    _check_files(folder, name)
-    config = _read_json(folder / CONFIG)
-    if (rate := _read_json(folder / PREPROCESSOR).get("sampling_rate", RATE)) != RATE:
+    check_files(folder, name)
+    config = read_json(folder / CONFIG)
+    if (rate := read_json(folder / PREPROCESSOR).get("sampling_rate", RATE)) != RATE:
         raise EncoderError(f"{name}: it wants {rate} Hz; embedkit's sound is {RATE} Hz: choose another encoder")
-    family = _family_of(config, name)
+    family = _find_family(config, name)
     layers, dim = family.geometry(config)
-    files = weight_files(folder)
+    files = list_weight_files(folder)
     return Spec(
         id=id_,
         folder=folder,
         revision=revision,
-        weights_digest=_digest(files),
+        weights_digest=hash_files(files),
         random=(folder / RANDOM_MARKER).exists(),
         family=family.__name__.rsplit(".", 1)[-1],  # type: ignore[attr-defined]
         layers=layers,
         dim=dim,
-        parameters=sum(n for file in files for key, n in _tensor_sizes(file).items() if family.is_used(key)),
+        parameters=sum(n for file in files for key, n in read_tensor_sizes(file).items() if family.is_used(key)),
     )
 
 
@@ -70,7 +70,7 @@ def slug(name: str) -> str:
     if is_exported(path):
         from embedkit.encoders import exported
 
-        name = exported.name_of(path)
+        name = exported.derive_encoder_id(path)
     elif path.is_dir():
         name = path.resolve().name
     return name.replace("/", "--")
@@ -84,20 +84,20 @@ def load(spec: Spec, precision: str = "fp32", device: str = "cpu", crop: bool = 
     """
     if precision not in ("fp32", "bf16"):
         raise EncoderError(f"precision '{precision}'{did_you_mean(precision, ['fp32', 'bf16'])}")
-    return _family(spec.family).load(spec, precision, device, crop)
+    return _import_family(spec.family).load(spec, precision, device, crop)
 
 
 def families() -> dict[str, Family]:
     """Every family that has a module, by its name."""
     modules = (module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
-    return {name: _family(name) for name in modules if not name.startswith("_")}
+    return {name: _import_family(name) for name in modules if not name.startswith("_")}
 
 
-def _family(name: str) -> Family:
+def _import_family(name: str) -> Family:
     return cast(Family, importlib.import_module(f"embedkit.encoders.{name}"))
 
 
-def _family_of(config: Mapping[str, Any], name: str) -> Family:
+def _find_family(config: Mapping[str, Any], name: str) -> Family:
     model_type = str(config.get("model_type", ""))
     known = {read: family for family in families().values() for read in family.MODEL_TYPES}
     if model_type not in known:

@@ -25,12 +25,15 @@ if TYPE_CHECKING:
     import onnx
 
 MODEL_TYPES = ()  # of no config.json
-PREPARED = ("prepared", "prepared_lengths")  # tensors in the file: the recipe's sound, before cutting and the encoder
-SHAPES = {"signal", "lengths"}  # inputs of the whole file; of these the encoder asks for their shapes at most
-EXTRA = 400  # samples (25 ms) by which the prepared sound is longer than the signal
+PREPARED_TENSORS = (
+    "prepared",
+    "prepared_lengths",
+)  # tensors in the file: the recipe's sound, before cutting and the encoder
+SHAPE_INPUTS = {"signal", "lengths"}  # inputs of the whole file; of these the encoder asks for their shapes at most
+EXTRA_SAMPLES = 400  # samples (25 ms) by which the prepared sound is longer than the signal
 
 
-def name_of(path: Path) -> str:
+def derive_encoder_id(path: Path) -> str:
     """Its name as an encoder, by its folder and itself: "my-study/mlp-size"."""
     path = path.resolve()
     return f"{path.parent.name}/{path.stem}"
@@ -41,14 +44,14 @@ def resolve(path: Path) -> Spec:
 
     Raises EncoderError where the file is damaged, not ours, or older than what is read here.
     """
-    meta, encoder = _read(path)
+    meta, encoder = _read_model(path)
     try:
         layers, dim = len(json.loads(meta["layers"])), int(meta["dim"])
         parameters = int(meta["parameters"])
     except (KeyError, ValueError):
         raise EncoderError(f"{path}: it does not say which layers it holds; export it again") from None
     return Spec(
-        id=name_of(path),
+        id=derive_encoder_id(path),
         folder=path.resolve(),
         revision="",
         weights_digest=hashlib.sha256(encoder.SerializeToString(deterministic=True)).hexdigest(),
@@ -60,12 +63,12 @@ def resolve(path: Path) -> Spec:
     )
 
 
-def load(spec: Spec, *_: object) -> Exported:
+def load(spec: Spec, *_: object) -> ExportedEncoder:
     """Precision and cropping are what the file was made with, and the device is the CPU."""
-    return Exported(spec)
+    return ExportedEncoder(spec)
 
 
-class Exported:
+class ExportedEncoder:
     """onnxruntime on the file's encoder, on one thread."""
 
     unexpected: tuple[str, ...] = ()
@@ -73,52 +76,57 @@ class Exported:
     def __init__(self, spec: Spec) -> None:
         import onnxruntime
 
-        from embedkit.runtime.model import options
+        from embedkit.runtime.model import make_session_options
 
-        meta, encoder = _read(spec.folder)
+        meta, encoder = _read_model(spec.folder)
         self._name, self._shape = spec.id, (spec.layers, -1, spec.dim)
         self._stats = [STATS.index(name) for name in json.loads(meta["stats"])]
         sound = build(Sound, json.loads(meta["recipe"])["sound"], where=str(spec.folder))
         self._limit, self._pad_to = round(sound.max_seconds * RATE), padded_length(sound)
         self._session = onnxruntime.InferenceSession(
-            encoder.SerializeToString(), options(1), providers=["CPUExecutionProvider"]
+            encoder.SerializeToString(), make_session_options(1), providers=["CPUExecutionProvider"]
         )
         self._inputs = [value.name for value in self._session.get_inputs()]
 
     def pool(self, wave: npt.NDArray[np.float32], *, pad_to: int = 0) -> npt.NDArray[np.float32]:
-        check_length(wave, EXTRA)
+        check_length(wave, EXTRA_SAMPLES)
         if pad_to != self._pad_to or (self._limit and len(wave) > self._limit):
             raise EncoderError(
                 f"{self._name}: it cuts at {self._limit} samples and pads to {self._pad_to}, the recipe gives it"
                 f" {len(wave)} and pads to {pad_to}; use the recipe that it was exported with"
             )
         count = np.array(len(wave))
-        given = {"signal": wave, "lengths": count, PREPARED[0]: np.pad(wave, (0, EXTRA)), PREPARED[1]: count}
-        out = self._session.run(None, {name: given[name][None] for name in self._inputs})[0]
+        feeds = {
+            "signal": wave,
+            "lengths": count,
+            PREPARED_TENSORS[0]: np.pad(wave, (0, EXTRA_SAMPLES)),
+            PREPARED_TENSORS[1]: count,
+        }
+        out = self._session.run(None, {name: feeds[name][None] for name in self._inputs})[0]
         features = np.zeros((self._shape[0], len(STATS), self._shape[2]), np.float32)
         features[:, self._stats] = out.reshape(self._shape)
         return features
 
 
-def _read(path: Path) -> tuple[dict[str, str], onnx.ModelProto]:
+def _read_model(path: Path) -> tuple[dict[str, str], onnx.ModelProto]:
     """What a verified file says of itself, and its encoder alone."""
     import onnx
 
-    from embedkit.runtime.model import verified
+    from embedkit.runtime.model import read_verified
 
     try:
-        model = onnx.load_from_string(verified(path))
+        model = onnx.load_from_string(read_verified(path))
     except ModelError as error:
         raise EncoderError(str(error)) from None
-    return said_by(model), encoder_of(model, str(path))
+    return read_model_metadata(model), extract_encoder(model, str(path))
 
 
-def said_by(model: onnx.ModelProto) -> dict[str, str]:
+def read_model_metadata(model: onnx.ModelProto) -> dict[str, str]:
     """What a file says of itself, without the `embedkit.` of its keys."""
     return {entry.key.removeprefix("embedkit."): entry.value for entry in model.metadata_props}
 
 
-def encoder_of(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
+def extract_encoder(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
     """prepared [batch, samples + 400], prepared_lengths [batch] -> embedding [batch, dim].
 
     The graph may ask for signal and lengths too, but for their shapes only.
@@ -127,16 +135,16 @@ def encoder_of(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
     """
     from onnx import TensorProto, helper
 
-    nodes = leading_to({"embedding"}, model.graph.node, stop=PREPARED)
+    nodes = find_upstream_nodes({"embedding"}, model.graph.node, stop=PREPARED_TENSORS)
     needed = {name for node in nodes for name in node.input}
-    by_value = any(SHAPES & set(node.input) and node.op_type != "Shape" for node in nodes)
-    if not needed >= set(PREPARED) or by_value:
+    by_value = any(SHAPE_INPUTS & set(node.input) and node.op_type != "Shape" for node in nodes)
+    if not needed >= set(PREPARED_TENSORS) or by_value:
         raise EncoderError(f"{where}: its sound and its encoder cannot be told apart; export it again")
     kinds = {
         "signal": TensorProto.FLOAT,
         "lengths": TensorProto.INT64,
-        PREPARED[0]: TensorProto.FLOAT,
-        PREPARED[1]: TensorProto.INT64,
+        PREPARED_TENSORS[0]: TensorProto.FLOAT,
+        PREPARED_TENSORS[1]: TensorProto.INT64,
     }
     inputs = [
         helper.make_tensor_value_info(name, kind, ["batch", name] if kind == TensorProto.FLOAT else ["batch"])
@@ -147,17 +155,19 @@ def encoder_of(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
     outputs = [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", dim.dim_value])]
     tensors = [tensor for tensor in model.graph.initializer if tensor.name in needed]
     graph = helper.make_graph(nodes, "encoder", inputs, outputs, tensors)
-    made: onnx.ModelProto = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
-    return made
+    encoder_model: onnx.ModelProto = helper.make_model(
+        graph, opset_imports=model.opset_import, ir_version=model.ir_version
+    )
+    return encoder_model
 
 
-def leading_to(
+def find_upstream_nodes(
     names: Collection[str], nodes: Sequence[onnx.NodeProto], stop: Sequence[str] = ()
 ) -> list[onnx.NodeProto]:
     """The nodes that tensors depend on, in their order; those that make the tensors of `stop` are not looked at."""
-    needed, found = set(names), []
+    needed, upstream = set(names), []
     for node in reversed(nodes):
         if needed & set(node.output) and not set(stop) & set(node.output):
-            found.append(node)
+            upstream.append(node)
             needed |= {each for each in node.input if each}
-    return found[::-1]
+    return upstream[::-1]

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from embedkit.audio import RATE
-from embedkit.encoders._base import Spec, check_length, pooled
-from embedkit.encoders._checkpoint import pretrained
+from embedkit.encoders._base import Spec, check_length, pool_frames
+from embedkit.encoders._checkpoint import load_pretrained
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +43,7 @@ class Whisper:
         import torch
         from transformers import WhisperFeatureExtractor
 
-        model, self.unexpected = pretrained(spec)
+        model, self.unexpected = load_pretrained(spec)
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self._device, self._crop = device, crop
         self._encoder = model.encoder.to(device=device, dtype=self._dtype)
@@ -58,15 +58,18 @@ class Whisper:
 
         for wave in waves:
             check_length(wave, self._log_mel.n_fft, self._log_mel.n_samples)
-        own = [self._frames(max(len(wave), pad_to)) for wave in waves]
+        frame_counts = [self._count_frames(max(len(wave), pad_to)) for wave in waves]
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             if self._crop:
-                return [pooled(torch.cat(self._alone(wave, n))) for wave, n in zip(waves, own, strict=True)]
+                return [
+                    pool_frames(torch.cat(self._encode_cropped(wave, n)))
+                    for wave, n in zip(waves, frame_counts, strict=True)
+                ]
             mel = self._log_mel(list(waves), sampling_rate=RATE, return_tensors="pt").input_features
             states = self._encoder(mel.to(self._device, self._dtype), output_hidden_states=True).hidden_states
-            return [pooled(torch.stack([state[i, :n] for state in states])) for i, n in enumerate(own)]
+            return [pool_frames(torch.stack([state[i, :n] for state in states])) for i, n in enumerate(frame_counts)]
 
-    def _alone(self, wave: npt.NDArray[np.float32], frames: int) -> list[torch.Tensor]:
+    def _encode_cropped(self, wave: npt.NDArray[np.float32], frames: int) -> list[torch.Tensor]:
         """Every hidden state [1, frame, dim] of so many frames, with nothing after them."""
         from torch.nn.functional import gelu
 
@@ -86,7 +89,7 @@ class Whisper:
     def _hop(self) -> int:
         return int(self._log_mel.hop_length)
 
-    def _frames(self, samples: int) -> int:
+    def _count_frames(self, samples: int) -> int:
         """Frames that hear any of the clip: the log-mel hops by 160 samples, the second convolution strides by 2."""
         return math.ceil(min(samples, int(self._log_mel.n_samples)) / (2 * self._hop))
 

@@ -9,6 +9,6 @@ table.py        what was found, for people
 
 from __future__ import annotations
 
-from embedkit.evaluation.clips import evaluate
+from embedkit.evaluation.clips import evaluate_clips
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate_clips"]

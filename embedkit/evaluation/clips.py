@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from embedkit.runtime import Predictor
 
 
-def evaluate(
+def evaluate_clips(
     predictor: Predictor, utterances: Iterable[Utterance], folder: Path, label_map: Mapping[str, Sequence[str]]
 ) -> dict[str, Any]:
     """Predict every utterance that the label map covers and hold the classes against its labels.
@@ -31,7 +31,7 @@ def evaluate(
     left_out: Counter[str] = Counter()
     skipped: list[dict[str, str]] = []
     truth: list[str] = []
-    said: list[str] = []
+    predicted: list[str] = []
     for utterance in utterances:
         if utterance.label not in class_of:
             left_out[utterance.label] += 1
@@ -43,12 +43,12 @@ def evaluate(
             skipped.append({"id": utterance.id, "reason": str(error)})
             continue
         truth.append(class_of[utterance.label])
-        said.append(predictor.labels[best])
+        predicted.append(predictor.labels[best])
     if not truth:
         raise CorpusError(
             f"nothing to evaluate {predictor.path} on: {len(skipped)} clips skipped, {left_out.total()} of other labels"
         )
-    scores = metrics.scores(truth, said)
+    scores = metrics.compute_scores(truth, predicted)
     return {
         "model": str(predictor.path),
         "rows": len(truth),
@@ -56,5 +56,5 @@ def evaluate(
         "skipped": skipped,
         **scores,
         "f1": {name: scores["f1"].get(name, 0.0) for name in predictor.labels},
-        "confusion": np.asarray(metrics.confusion(truth, said, predictor.labels)).tolist(),
+        "confusion": np.asarray(metrics.confusion_matrix(truth, predicted, predictor.labels)).tolist(),
     }

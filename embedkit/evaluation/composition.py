@@ -14,7 +14,7 @@ from embedkit import audio
 from embedkit.audio import RATE, Wave
 from embedkit.corpora import Utterance, read_sound
 from embedkit.errors import ClipError, UserError
-from embedkit.evaluation.fold_heads import Judges
+from embedkit.evaluation.fold_heads import FoldPredictors
 
 
 @dataclass(frozen=True)
@@ -40,25 +40,25 @@ class Composition:
 
     def compose(self, clips: Sequence[Wave], name: str) -> Wave:
         """float32 [samples]: pause, clip, pause, clip, ..., pause. The same name gives the same pauses."""
-        rng = self.drawn(name)
+        rng = self.seed_generator(name)
         level = float(np.sqrt(np.mean(np.concatenate(clips).astype(np.float64) ** 2))) * 10 ** (self.noise / 20)
-        parts = [self._pause(rng, level)]
+        parts = [self._draw_pause(rng, level)]
         for clip in clips:
-            parts += [clip, self._pause(rng, level)]
+            parts += [clip, self._draw_pause(rng, level)]
         return np.concatenate(parts)
 
-    def drawn(self, name: str) -> np.random.Generator:
+    def seed_generator(self, name: str) -> np.random.Generator:
         """Random numbers of one recording, whatever was composed before it."""
         return np.random.default_rng([self.seed, zlib.crc32(name.encode())])
 
-    def _pause(self, rng: np.random.Generator, level: float) -> Wave:
+    def _draw_pause(self, rng: np.random.Generator, level: float) -> Wave:
         samples = round(rng.uniform(*self.gap) * RATE)
         noisy = rng.random() < 0.5
         return (rng.normal(0, level, samples) if noisy else np.zeros(samples)).astype(np.float32)
 
 
 @dataclass(frozen=True)
-class Group:
+class RecordingPlan:
     """The utterances of one recording: one speaker, one class, one fold."""
 
     speaker: str
@@ -72,23 +72,23 @@ class Group:
         return f"{self.speaker} {self.truth} {self.fold} {self.number}"
 
 
-def _groups(
-    utterances: Sequence[Utterance], classes: Sequence[str], judges: Judges, composition: Composition
-) -> Iterator[Group]:
+def plan_recordings(
+    utterances: Sequence[Utterance], classes: Sequence[str], predictors: FoldPredictors, composition: Composition
+) -> Iterator[RecordingPlan]:
     """Each utterance that has a class and a judge in one recording, in an order drawn for each speaker and class."""
     found: dict[tuple[str, str, str], list[Utterance]] = defaultdict(list)
     for utterance, truth in zip(utterances, classes, strict=True):
-        fold = judges.fold(utterance)
+        fold = predictors.fold(utterance)
         if truth and fold is not None:
             found[utterance.speaker, truth, fold].append(utterance)
     for key, rows in sorted(found.items()):
-        order = composition.drawn(" ".join(key)).permutation(len(rows))
+        order = composition.seed_generator(" ".join(key)).permutation(len(rows))
         parts = np.array_split(order, max(1, len(rows) // composition.clips))
         for number, part in enumerate(parts):
-            yield Group(*key, number, [rows[i] for i in part])
+            yield RecordingPlan(*key, number, [rows[i] for i in part])
 
 
-def _waves(group: Group, folder: Path, skipped: list[dict[str, str]]) -> Iterator[Wave]:
+def read_clips(group: RecordingPlan, folder: Path, skipped: list[dict[str, str]]) -> Iterator[Wave]:
     """The group's clips that can be used; the others join `skipped` with their reasons."""
     for utterance in group.rows:
         try:

@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Judges:
+class FoldPredictors:
     """Who judges which utterance: the file itself, or each study fold's head what that fold was tested on."""
 
-    own: Predictor
-    fold_of: Mapping[str, str] = field(default_factory=dict)  # utterance to fold
-    of_fold: Mapping[str, Predictor] = field(default_factory=dict)  # empty: the file itself judges all
+    file_predictor: Predictor
+    fold_by_utterance: Mapping[str, str] = field(default_factory=dict)  # utterance to fold
+    predictor_by_fold: Mapping[str, Predictor] = field(default_factory=dict)  # empty: the file itself judges all
 
     def fold(self, utterance: Utterance) -> str | None:
         """The fold that an utterance belongs to, "" without folds, None for one that no fold was tested on."""
-        return self.fold_of.get(utterance.id) if self.of_fold else ""
+        return self.fold_by_utterance.get(utterance.id) if self.predictor_by_fold else ""
 
     def __getitem__(self, fold: str) -> Predictor:
-        return self.of_fold[fold] if self.of_fold else self.own
+        return self.predictor_by_fold[fold] if self.predictor_by_fold else self.file_predictor
 
 
-def fold_heads(predictor: Predictor, workspace: Workspace) -> Judges:
+def load_fold_predictors(predictor: Predictor, workspace: Workspace) -> FoldPredictors:
     """The file's encoder with the heads of the folds of the study that it is of, each on what its fold was tested on.
 
     Raises StudyError where the workspace has no such study, or one of another encoder.
@@ -50,33 +50,33 @@ def fold_heads(predictor: Predictor, workspace: Workspace) -> Judges:
     if finished.plan.identity.weights_digest != meta.get("weights_digest"):
         raise StudyError(f"study {meta['study']} is of another encoder than {predictor.path}; export it again")
     layer = next((r["layer"] for r in finished.results if str(r["layer"]) == meta["layer"]), meta["layer"])
-    choice = studies.Choice(meta["arm"], meta["head"], layer)
-    rows = finished.test_rows(choice)
+    choice = studies.ResultChoice(meta["arm"], meta["head"], layer)
+    rows = finished.read_test_rows(choice)
     if rows.empty:
         raise StudyError(f"study {meta['study']} has no {' / '.join(map(str, choice))}; export it again")
     temperature = float(meta.get("temperature", 1))
-    of_fold = {
-        fold: predictor.with_head(_head(finished.fold_head(choice, fold), temperature))
+    predictor_by_fold = {
+        fold: predictor.with_head(_make_head(finished.load_fold_head(choice, fold), temperature))
         for fold in rows["fold"].unique()
     }
-    return Judges(predictor, dict(zip(rows["utterance"], rows["fold"], strict=True)), of_fold)
+    return FoldPredictors(predictor, dict(zip(rows["utterance"], rows["fold"], strict=True)), predictor_by_fold)
 
 
-def _head(estimator: Estimator, temperature: float) -> Callable[[Wave], Wave]:
+def _make_head(estimator: Estimator, temperature: float) -> Callable[[Wave], Wave]:
     from embedkit import calibration
     from embedkit.heads import class_columns
 
     columns = class_columns(estimator)
 
-    def probabilities(embedding: Wave) -> Wave:
+    def predict_embedding(embedding: Wave) -> Wave:
         p = np.zeros(len(CLASSES), np.float32)
-        p[columns] = calibration.apply(estimator.predict_proba(embedding[None])[0], temperature)
+        p[columns] = calibration.apply_temperature(estimator.predict_proba(embedding[None])[0], temperature)
         return p
 
-    return probabilities
+    return predict_embedding
 
 
-def has_heard(predictor: Predictor, workspace: Workspace, corpus: str) -> bool:
+def was_trained_on(predictor: Predictor, workspace: Workspace, corpus: str) -> bool:
     """Was the file's head trained on this corpus? By the study that it is of; False where that is not at hand."""
     name = predictor.meta.get("embedkit.study", "")
     path = workspace.studies / name / "study.json"

@@ -26,8 +26,8 @@ from embedkit import corpora, stats
 from embedkit.audio import RATE, Wave
 from embedkit.classes import CLASSES
 from embedkit.errors import ClipError, CorpusError
-from embedkit.evaluation.composition import Composition, Group, _groups, _waves
-from embedkit.evaluation.fold_heads import Judges, fold_heads, has_heard
+from embedkit.evaluation.composition import Composition, RecordingPlan, plan_recordings, read_clips
+from embedkit.evaluation.fold_heads import FoldPredictors, load_fold_predictors, was_trained_on
 from embedkit.progress import progress_bar
 from embedkit.runtime import Predictor, speech
 from embedkit.workspace import Workspace
@@ -41,30 +41,30 @@ NEUTRAL = CLASSES.index("neutral")
 NO_ANSWER = len(CLASSES)  # the column of recordings in which a way heard nothing that it could judge
 
 
-def evaluate(
+def evaluate_recordings(
     workspace: Workspace, predictor: Predictor, corpus: str, root: Path, held_out: bool = False, **composition: Any
 ) -> dict[str, Any]:
     """`measure` of a corpus at root, with the label map of its reader; composition: the fields of `Composition`.
 
-    held_out: by the heads of the study's folds (see `fold_heads`). Returns what `measure` does, and {model, corpus,
-    heads, notes}.
+    held_out: by the heads of the study's folds (see `load_fold_predictors`). Returns what `measure_bias` does, and
+    {model, corpus, heads, notes}.
     """
-    judges = fold_heads(predictor, workspace) if held_out else Judges(predictor)
-    rows, labels = corpora.load(corpus, root), corpora.reader(corpus, root).LABELS
+    predictors = load_fold_predictors(predictor, workspace) if held_out else FoldPredictors(predictor)
+    rows, labels = corpora.load(corpus, root), corpora.find_reader(corpus, root).LABELS
     notes = []
-    if not held_out and has_heard(predictor, workspace, corpus):
+    if not held_out and was_trained_on(predictor, workspace, corpus):
         notes.append(f"the file's head was trained on clips of {corpus}: too good to be true; see --held-out")
     return {
         "model": str(predictor.path),
         "corpus": corpus,
         "heads": "of the study's folds, each on what it was tested on" if held_out else "the file's own",
         "notes": notes,
-        **measure(judges, rows, corpora.folder(corpus, root), labels, Composition(**composition)),
+        **measure_bias(predictors, rows, corpora.folder(corpus, root), labels, Composition(**composition)),
     }
 
 
-def measure(
-    judges: Judges,
+def measure_bias(
+    predictors: FoldPredictors,
     utterances: Sequence[Utterance],
     folder: Path,
     label_map: Mapping[str, Sequence[str]],
@@ -73,54 +73,54 @@ def measure(
     """Compose, judge and count; folder: where the utterances' files lie.
 
     Returns {recordings, seconds (mean), speakers, composition, truth: {class: count}, skipped: [{id, reason}],
-    left_out: {label: count}, ways: {way: scores}, comparisons: [{score, way, against, ...}]}: see `_scores` and
-    `_comparisons`. Intervals are 95 %, by speaker. Raises CorpusError where nothing can be composed.
+    left_out: {label: count}, ways: {way: scores}, comparisons: [{score, way, against, ...}]}: see `_score_way` and
+    `_compare_ways`. Intervals are 95 %, by speaker. Raises CorpusError where nothing can be composed.
     """
-    classes = corpora.classes_of(utterances, label_map)
+    classes = corpora.assign_classes(utterances, label_map)
     skipped: list[dict[str, str]] = []
-    heard: list[Group] = []
+    recordings: list[RecordingPlan] = []
     seconds: list[float] = []
-    said: list[dict[str, int]] = []
-    planned = list(_groups(utterances, classes, judges, composition))
+    predictions: list[dict[str, int]] = []
+    planned = list(plan_recordings(utterances, classes, predictors, composition))
     with progress_bar(len(planned), "recordings") as bar:
         for group in planned:
-            if waves := list(_waves(group, folder, skipped)):
+            if waves := list(read_clips(group, folder, skipped)):
                 wave = composition.compose(waves, group.name)
-                heard.append(group)
+                recordings.append(group)
                 seconds.append(len(wave) / RATE)
-                said.append(answers(judges[group.fold], wave, waves))
+                predictions.append(classify_recording(predictors[group.fold], wave, waves))
             bar.update()
-    if not heard:
-        unjudged = sum(bool(name) and judges.fold(u) is None for u, name in zip(utterances, classes, strict=True))
+    if not recordings:
+        unjudged = sum(bool(name) and predictors.fold(u) is None for u, name in zip(utterances, classes, strict=True))
         raise CorpusError(
             f"{folder}: nothing to compose of {len(utterances)} utterances: {classes.count('')} have no class,"
             f" {len(skipped)} cannot be used, {unjudged} were tested by no fold of the study"
         )
-    tables = {way: _tables(heard, [each[way] for each in said]) for way in WAYS}
+    tables = {way: _count_confusions(recordings, [each[way] for each in predictions]) for way in WAYS}
     return {
-        "recordings": len(heard),
+        "recordings": len(recordings),
         "seconds": float(np.mean(seconds)),
-        "speakers": len({group.speaker for group in heard}),
+        "speakers": len({group.speaker for group in recordings}),
         "composition": asdict(composition),
-        "truth": {name: sum(group.truth == name for group in heard) for name in CLASSES},
+        "truth": {name: sum(group.truth == name for group in recordings) for name in CLASSES},
         "skipped": skipped,
         "left_out": dict(Counter(u.label for u, name in zip(utterances, classes, strict=True) if not name)),
-        "ways": {way: _scores(tables[way]) for way in WAYS},
-        "comparisons": _comparisons(tables),
+        "ways": {way: _score_way(tables[way]) for way in WAYS},
+        "comparisons": _compare_ways(tables),
     }
 
 
-def answers(predictor: Predictor, recording: Wave, clips: Sequence[Wave]) -> dict[str, int]:
+def classify_recording(predictor: Predictor, recording: Wave, clips: Sequence[Wave]) -> dict[str, int]:
     """The class (its index) that each way gives a recording; 4 where it heard nothing that it could judge."""
     return {
-        "vad": _streamed(predictor, recording, vad=True),
-        "windows": _streamed(predictor, recording, vad=False),
-        "whole": _likeliest(predictor, [recording[: speech.WINDOW]]),
-        "clips": _likeliest(predictor, clips),
+        "vad": _classify_stream(predictor, recording, vad=True),
+        "windows": _classify_stream(predictor, recording, vad=False),
+        "whole": _classify_clips(predictor, [recording[: speech.WINDOW]]),
+        "clips": _classify_clips(predictor, clips),
     }
 
 
-def _streamed(predictor: Predictor, recording: Wave, vad: bool) -> int:
+def _classify_stream(predictor: Predictor, recording: Wave, vad: bool) -> int:
     stream = predictor.stream(vad)
     try:
         stream.feed(recording)
@@ -130,7 +130,7 @@ def _streamed(predictor: Predictor, recording: Wave, vad: bool) -> int:
     return CLASSES.index(stream.label) if stream.label else NO_ANSWER
 
 
-def _likeliest(predictor: Predictor, waves: Sequence[Wave]) -> int:
+def _classify_clips(predictor: Predictor, waves: Sequence[Wave]) -> int:
     total = np.zeros(len(CLASSES))
     for wave in waves:
         try:
@@ -140,39 +140,41 @@ def _likeliest(predictor: Predictor, waves: Sequence[Wave]) -> int:
     return int(total.argmax()) if total.any() else NO_ANSWER
 
 
-def _tables(groups: Sequence[Group], said: Sequence[int]) -> stats.Array:
+def _count_confusions(groups: Sequence[RecordingPlan], predicted: Sequence[int]) -> stats.Array:
     """One confusion matrix a speaker, [speaker, truth, said]; the last of the 5 columns is `NO_ANSWER`."""
     names, speaker = np.unique([group.speaker for group in groups], return_inverse=True)
     counts = np.zeros((len(names), len(CLASSES), len(CLASSES) + 1))
-    for who, group, answer in zip(speaker, groups, said, strict=True):
+    for who, group, answer in zip(speaker, groups, predicted, strict=True):
         counts[who, CLASSES.index(group.truth), answer] += 1
     return counts
 
 
-def called_neutral(t: stats.Array) -> stats.Array:
+def share_called_neutral(t: stats.Array) -> stats.Array:
     """Share of recordings called neutral, of confusion matrices [..., truth, said]; NaN for an empty one."""
     total = t.sum((-1, -2))
     return np.asarray(np.divide(t[..., NEUTRAL].sum(-1), total, out=np.full(np.shape(total), np.nan), where=total > 0))
 
 
-def _scores(tables: stats.Array) -> dict[str, Any]:
+def _score_way(tables: stats.Array) -> dict[str, Any]:
     """{wa, ua, recall, precision: {class}, neutral: {said, truth, bias}, no_answer, confusion} with intervals.
 
     A recording without an answer counts as a wrong one. bias: the share called neutral minus its share in the truth,
     which is fixed by the composition; so the interval is that of the share, moved.
     """
 
-    def interval(score: stats.Score, of: stats.Array = tables) -> dict[str, Any]:
-        return asdict(stats.interval(of, score))
+    def score_interval(score: stats.Score, of: stats.Array = tables) -> dict[str, Any]:
+        return asdict(stats.compute_interval(of, score))
 
     total, truth = tables.sum(0), float(tables[:, NEUTRAL].sum() / tables.sum())
-    called = interval(called_neutral)
+    called = score_interval(share_called_neutral)
     ends = ("estimate", "low", "high")
     return {
-        "wa": interval(stats.wa),
-        "ua": interval(stats.ua),
-        "recall": {c: interval(stats.of_class(stats.recalls, c)) for c in CLASSES},
-        "precision": {c: interval(stats.of_class(stats.precisions, c), tables[..., :NO_ANSWER]) for c in CLASSES},
+        "wa": score_interval(stats.wa),
+        "ua": score_interval(stats.ua),
+        "recall": {c: score_interval(stats.select_class(stats.recalls, c)) for c in CLASSES},
+        "precision": {
+            c: score_interval(stats.select_class(stats.precisions, c), tables[..., :NO_ANSWER]) for c in CLASSES
+        },
         "neutral": {
             "said": called,
             "truth": truth,
@@ -183,14 +185,14 @@ def _scores(tables: stats.Array) -> dict[str, Any]:
     }
 
 
-def _comparisons(tables: Mapping[str, stats.Array]) -> list[dict[str, Any]]:
+def _compare_ways(tables: Mapping[str, stats.Array]) -> list[dict[str, Any]]:
     """`vad` against each other way, in UA and in the share called neutral: paired over speakers, Holm by score."""
-    made: list[dict[str, Any]] = []
-    for name, score in (("ua", stats.ua), ("neutral said", called_neutral)):
-        tests = [stats.permutation(tables["vad"], tables[way], score) for way in WAYS[1:]]
+    comparisons: list[dict[str, Any]] = []
+    for name, score in (("ua", stats.ua), ("neutral said", share_called_neutral)):
+        tests = [stats.permutation_test(tables["vad"], tables[way], score) for way in WAYS[1:]]
         for way, test, p in zip(WAYS[1:], tests, stats.holm([test.p for test in tests]), strict=True):
-            verdict = stats.wording(test, "vad", way, float(p))
-            made.append(
+            verdict = stats.verdict(test, "vad", way, float(p))
+            comparisons.append(
                 {"score": name, "way": "vad", "against": way, **asdict(test), "p": float(p), "verdict": verdict}
             )
-    return made
+    return comparisons

@@ -8,7 +8,7 @@ from typing import Any
 from embedkit.classes import CLASSES
 
 
-def text(r: Mapping[str, Any]) -> str:
+def format_evaluation(r: Mapping[str, Any]) -> str:
     """`evaluate --long` as a table."""
     c = r["composition"]
     lines = [
@@ -21,11 +21,11 @@ def text(r: Mapping[str, Any]) -> str:
     ]
     for way, s in r["ways"].items():
         figures = (s["wa"], s["ua"], s["neutral"]["said"], s["neutral"]["bias"])
-        lines.append(f"{way:9}" + "".join(f"{_figure(f):<24}" for f in figures) + str(s["no_answer"]))
+        lines.append(f"{way:9}" + "".join(f"{_format_interval(f):<24}" for f in figures) + str(s["no_answer"]))
     lines += ["", f"{'':9}" + "".join(f"{c:<24}" for c in CLASSES) + "recall above precision"]
     for way, s in r["ways"].items():
         lines += [
-            f"{way if kind == 'recall' else '':9}" + "".join(f"{_figure(s[kind][c]):<24}" for c in CLASSES)
+            f"{way if kind == 'recall' else '':9}" + "".join(f"{_format_interval(s[kind][c]):<24}" for c in CLASSES)
             for kind in ("recall", "precision")
         ]
     neutral = next(iter(r["ways"].values()))["neutral"]["truth"]
@@ -37,7 +37,7 @@ def text(r: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *(f"note: {note}" for note in r["notes"])])
 
 
-def _figure(f: Mapping[str, Any]) -> str:
+def _format_interval(f: Mapping[str, Any]) -> str:
     if f["estimate"] is None:
         return "-"
     if f["low"] is None:

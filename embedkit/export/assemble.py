@@ -17,59 +17,63 @@ import torch
 from onnx import TensorProto, compose, helper, numpy_helper, shape_inference
 from torch import nn
 
-from embedkit.encoders.exported import PREPARED, leading_to, said_by
+from embedkit.encoders.exported import PREPARED_TENSORS, find_upstream_nodes, read_model_metadata
 from embedkit.errors import ModelError
-from embedkit.runtime.model import BLANK, sign, verified
+from embedkit.runtime.model import BLANK, read_verified, sign
 
 if TYPE_CHECKING:
-    from embedkit.export.graph import Stitched
+    from embedkit.export.graph import EncoderBody
 
 
 OPSET, IR = 21, 10
 OUTPUTS = ("probabilities", "logits", "embedding")
 PREFIX = "body/"  # of all names but those above and PREPARED, as the exporter calls a table's lookup "embedding" too
 
-CLIP = "clip_embedding"
+CLIP_OUTPUT = "clip_embedding"
 
 
-class Steps(nn.Module):
+class BodyWithSound(nn.Module):
     """A body, with what its encoder is given as outputs too: so these bear their names in the graph."""
 
-    def __init__(self, body: Stitched):
+    def __init__(self, body: EncoderBody):
         super().__init__()
         self.body = body
 
     def forward(self, signal: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return self.body.steps(signal, lengths)
+        return self.body.embed_clips(signal, lengths)
 
 
-def exported(body: Stitched) -> onnx.ModelProto:
+def export_body(body: EncoderBody) -> onnx.ModelProto:
     """signal [batch, samples], lengths [batch] -> embedding [batch, dim], by torch's own exporter."""
     example = (torch.linspace(-0.5, 0.5, 2 * 20_000).reshape(2, 20_000).sin(), torch.tensor([20_000, 16_000]))
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), _silence_exporter():
         program = torch.onnx.export(
-            Steps(body).eval(),
+            BodyWithSound(body).eval(),
             example,
             dynamo=True,
             opset_version=OPSET,
             dynamic_shapes=({0: "batch", 1: "samples"}, {0: "batch"}),
             input_names=["signal", "lengths"],
-            output_names=[CLIP, *PREPARED],
+            output_names=[CLIP_OUTPUT, *PREPARED_TENSORS],
             verbose=False,
         )
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program")
     model = program.model_proto
     del model.graph.output[1:]
-    model = compose.add_prefix(clean(model), PREFIX)
-    _rename(
-        model.graph, {PREFIX + CLIP: "embedding", **{PREFIX + name: name for name in ("signal", "lengths", *PREPARED)}}
+    model = compose.add_prefix(clean_graph(model), PREFIX)
+    _rename_tensors(
+        model.graph,
+        {
+            PREFIX + CLIP_OUTPUT: "embedding",
+            **{PREFIX + name: name for name in ("signal", "lengths", *PREPARED_TENSORS)},
+        },
     )
-    return inferred(model)
+    return reinfer_shapes(model)
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _silence_exporter() -> Iterator[None]:
     """The exporter reports its progress and its own deprecations; what matters is checked afterwards."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
     levels = [log.level for log in loggers]
@@ -84,7 +88,7 @@ def _quiet() -> Iterator[None]:
                 log.setLevel(level)
 
 
-def clean(model: onnx.ModelProto) -> onnx.ModelProto:
+def clean_graph(model: onnx.ModelProto) -> onnx.ModelProto:
     """Without the exporter's remarks (they hold this machine's paths) and with short names. In place."""
     del model.metadata_props[:]
     model.doc_string = model.graph.doc_string = ""
@@ -95,28 +99,28 @@ def clean(model: onnx.ModelProto) -> onnx.ModelProto:
     del graph.metadata_props[:]
     for i, node in enumerate(graph.node):
         node.name = f"{node.op_type}_{i}"
-    return inferred(model)
+    return reinfer_shapes(model)
 
 
-def inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+def reinfer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same graph with its types and shapes worked out anew. Stale ones make quantizers skip nodes in silence."""
     del model.graph.value_info[:]
     return shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
 
 
-def merged(body: onnx.ModelProto, head: onnx.ModelProto, columns: Sequence[int], classes: int) -> onnx.ModelProto:
+def merge_graphs(body: onnx.ModelProto, head: onnx.ModelProto, columns: Sequence[int], classes: int) -> onnx.ModelProto:
     """One graph: signal, lengths -> probabilities, logits [batch, classes], embedding [batch, dim].
 
     body is as `exported` gives it; head takes "embedding" and gives "logits" and "probabilities" (`heads.to_onnx`).
     columns: the class of each of the head's columns; a class that it has not gets probability 0 and logit -10,000.
     """
-    body, head = _copy(body), _copy(head)
+    body, head = _copy_graph(body), _copy_graph(head)
     if list(columns) != list(range(classes)):
         _place_columns(head, columns, classes)
     for model in (body, head):
         model.ir_version = IR
         del model.graph.value_info[:]
-        _one_opset_each(model)
+        _merge_opsets(model)
     head = compose.add_prefix(head, "head/")
     whole = compose.merge_models(
         body,
@@ -124,34 +128,34 @@ def merged(body: onnx.ModelProto, head: onnx.ModelProto, columns: Sequence[int],
         io_map=[("embedding", "head/embedding")],
         outputs=["head/probabilities", "head/logits", "embedding"],
     )
-    _rename(whole.graph, {f"head/{name}": name for name in ("probabilities", "logits")})
+    _rename_tensors(whole.graph, {f"head/{name}": name for name in ("probabilities", "logits")})
     whole.graph.output.sort(key=lambda value: OUTPUTS.index(value.name))
     whole.graph.name = "embedkit"
     whole.producer_name, whole.producer_version = "embedkit", ""
-    _one_opset_each(whole)
-    whole = inferred(whole)
+    _merge_opsets(whole)
+    whole = reinfer_shapes(whole)
     onnx.checker.check_model(whole, full_check=True)
     return whole
 
 
-def metadata(path: Path) -> dict[str, str]:
+def read_metadata(path: Path) -> dict[str, str]:
     """What an exported file says of itself, without the `embedkit.` of its keys. Raises ModelError."""
-    return said_by(onnx.load_from_string(verified(path)))
+    return read_model_metadata(onnx.load_from_string(read_verified(path)))
 
 
-def body_of(path: Path, layers: Sequence[int], stats: Sequence[str]) -> onnx.ModelProto:
+def extract_body(path: Path, layers: Sequence[int], stats: Sequence[str]) -> onnx.ModelProto:
     """An exported file without its head, as `exported` gives it: of the layers (by their place in the file) and
     statistics asked for. Raises ModelError where the file is damaged, or holds no such statistics."""
-    model = onnx.load_from_string(verified(path))
-    said, graph = said_by(model), model.graph
-    nodes = leading_to({"embedding"}, graph.node)
+    model = onnx.load_from_string(read_verified(path))
+    entries, graph = read_model_metadata(model), model.graph
+    nodes = find_upstream_nodes({"embedding"}, graph.node)
     used = {name for node in nodes for name in node.input}
     tensors = [tensor for tensor in graph.initializer if tensor.name in used]
-    held, dim = json.loads(said["stats"]), int(said["dim"])
-    if missing := set(stats) - set(held):
-        raise ModelError(f"{path}: its features hold no {', '.join(missing)}; run the study with stats = {held}")
-    columns = np.arange(len(json.loads(said["layers"])) * len(held) * dim).reshape(-1, len(held), dim)
-    chosen = columns[list(layers)][:, [held.index(name) for name in stats]].reshape(-1)
+    file_stats, dim = json.loads(entries["stats"]), int(entries["dim"])
+    if missing := set(stats) - set(file_stats):
+        raise ModelError(f"{path}: its features hold no {', '.join(missing)}; run the study with stats = {file_stats}")
+    columns = np.arange(len(json.loads(entries["layers"])) * len(file_stats) * dim).reshape(-1, len(file_stats), dim)
+    chosen = columns[list(layers)][:, [file_stats.index(name) for name in stats]].reshape(-1)
     output, last = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", len(chosen)]), "embedding"
     if len(chosen) < columns.size:
         last = "embedding:all"
@@ -159,8 +163,8 @@ def body_of(path: Path, layers: Sequence[int], stats: Sequence[str]) -> onnx.Mod
         nodes.append(helper.make_node("Gather", [last, "embedding:chosen"], ["embedding"], "Choose", axis=1))
         for node in nodes[:-1]:
             node.output[:] = [last if name == "embedding" else name for name in node.output]
-    made = helper.make_graph(nodes, graph.name, graph.input, [output], tensors)
-    body: onnx.ModelProto = helper.make_model(made, opset_imports=model.opset_import, ir_version=model.ir_version)
+    body_graph = helper.make_graph(nodes, graph.name, graph.input, [output], tensors)
+    body: onnx.ModelProto = helper.make_model(body_graph, opset_imports=model.opset_import, ir_version=model.ir_version)
     return body
 
 
@@ -171,7 +175,7 @@ def _place_columns(head: onnx.ModelProto, columns: Sequence[int], classes: int) 
     constants = {"place": place, "absent": absent, "zero": np.zeros(classes, np.float32)}
     graph = head.graph
     graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in constants.items())
-    _rename(graph, {value.name: f"own_{value.name}" for value in graph.output})
+    _rename_tensors(graph, {value.name: f"own_{value.name}" for value in graph.output})
     for name, bias in (("logits", "absent"), ("probabilities", "zero")):
         graph.node.append(helper.make_node("Gemm", [f"own_{name}", "place", bias], [name], f"place_{name}"))
     del graph.output[:]
@@ -181,13 +185,13 @@ def _place_columns(head: onnx.ModelProto, columns: Sequence[int], classes: int) 
     )
 
 
-def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+def _copy_graph(model: onnx.ModelProto) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     return copy
 
 
-def _one_opset_each(model: onnx.ModelProto) -> None:
+def _merge_opsets(model: onnx.ModelProto) -> None:
     """skl2onnx lists the default opset twice; a domain that no node uses need not be listed."""
     used = {node.domain for node in model.graph.node} | {""}
     highest: dict[str, int] = {}
@@ -199,7 +203,7 @@ def _one_opset_each(model: onnx.ModelProto) -> None:
     model.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in sorted(highest.items()))
 
 
-def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+def _rename_tensors(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
     for node in graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
@@ -207,9 +211,9 @@ def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
         value.name = names.get(value.name, value.name)
 
 
-def finished(model: onnx.ModelProto, metadata: Mapping[str, str]) -> bytes:
+def serialize_model(model: onnx.ModelProto, metadata: Mapping[str, str]) -> bytes:
     """The file's bytes with its metadata, among them the digest of all the rest (`embedkit.runtime.sign`)."""
-    model = _copy(model)
+    model = _copy_graph(model)
     del model.metadata_props[:]
     helper.set_model_props(model, {**metadata, "embedkit.sha256": BLANK})
     return sign(model.SerializeToString(deterministic=True))

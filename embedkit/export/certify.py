@@ -19,9 +19,11 @@ from embedkit import stats
 from embedkit.cards import Limits
 from embedkit.errors import ClipError, EmbedkitError
 from embedkit.heads import Estimator
-from embedkit.runtime.model import options
+from embedkit.runtime.model import make_session_options
 
-JUDGED_FROM = 200  # clips of test folds: of fewer, one clip is worth so much of UA that its limit would say nothing
+MIN_JUDGED_CLIPS = (
+    200  # clips of test folds: of fewer, one clip is worth so much of UA that its limit would say nothing
+)
 
 Clip = TypeVar("Clip")
 Wave = npt.NDArray[np.float32]
@@ -37,21 +39,21 @@ class Answers:
     embeddings: Floats  # [clip, dim]
 
 
-def from_file(model: bytes) -> Callable[[Wave], Answer]:
+def wrap_model(model: bytes) -> Callable[[Wave], Answer]:
     """A file's bytes as a function of one clip's raw samples, on one thread and under the runtime's other settings."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(model, options(1), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model, make_session_options(1), providers=["CPUExecutionProvider"])
 
-    def answer(wave: Wave) -> Answer:
+    def answer_clip(wave: Wave) -> Answer:
         feeds = {"signal": wave[None], "lengths": np.array([len(wave)], np.int64)}
         probabilities, embedding = session.run(["probabilities", "embedding"], feeds)
         return probabilities[0], embedding[0]
 
-    return answer
+    return answer_clip
 
 
-def answered(
+def collect_answers(
     ways: Mapping[str, Callable[[Wave], Answer]], clips: Sequence[Clip], read: Callable[[Clip], Wave], jobs: int = 1
 ) -> tuple[list[Clip], dict[str, Answers]]:
     """Every way's answers, and the clips that they are on: those that neither `read` nor a way refuses (ClipError).
@@ -60,7 +62,7 @@ def answered(
     """
     from tqdm import tqdm
 
-    def one(clip: Clip) -> dict[str, Answer] | None:
+    def answer_clip(clip: Clip) -> dict[str, Answer] | None:
         try:
             wave = read(clip)
             return {name: way(wave) for name, way in ways.items()}
@@ -69,16 +71,16 @@ def answered(
 
     pool = ThreadPoolExecutor(jobs)
     try:
-        found = list(tqdm(pool.map(one, clips), total=len(clips), desc="certifying", disable=None))
+        results = list(tqdm(pool.map(answer_clip, clips), total=len(clips), desc="certifying", disable=None))
     finally:
         pool.shutdown(cancel_futures=True)
-    heard = [(clip, answers) for clip, answers in zip(clips, found, strict=True) if answers]
-    if not heard:
+    usable = [(clip, answers) for clip, answers in zip(clips, results, strict=True) if answers]
+    if not usable:
         raise EmbedkitError(
             "no clip of the study's corpus could be read, so nothing is certified; see `embedkit corpora`"
         )
-    return [clip for clip, _ in heard], {
-        name: Answers(*(np.array(part) for part in zip(*(answers[name] for _, answers in heard), strict=True)))
+    return [clip for clip, _ in usable], {
+        name: Answers(*(np.array(part) for part in zip(*(answers[name] for _, answers in usable), strict=True)))
         for name in ways
     }
 
@@ -86,7 +88,7 @@ def answered(
 # ---------------------------------------------------------------- what changes
 
 
-def compared(ours: Answers, reference: Answers) -> dict[str, Any]:
+def compare_answers(ours: Answers, reference: Answers) -> dict[str, Any]:
     """How far one way is from another: changes of probabilities, label flips with a 95 % interval, embedding error.
 
     embedding_z: mean |change| over the standard deviation across clips, averaged over the dimensions that vary.
@@ -100,15 +102,15 @@ def compared(ours: Answers, reference: Answers) -> dict[str, Any]:
         "largest_change": float(change.max()),
         "mean_change": float(change.mean()),
         "flips": flips,
-        "flips_interval": wilson(flips, len(change)),
+        "flips_interval": wilson_interval(flips, len(change)),
         "embedding_z": float((moved[varies] / deviation[varies]).mean()) if varies.any() else 0.0,
     }
 
 
-def wilson(hits: int, count: int, z: float = 1.959964) -> list[float]:
+def wilson_interval(hits: int, count: int, z: float = 1.959964) -> list[float]:
     """Wilson's 95 % interval of a share (Wilson 1927).
 
-    >>> [round(x, 3) for x in wilson(0, 64)]
+    >>> [round(x, 3) for x in wilson_interval(0, 64)]
     [0.0, 0.057]
     """
     share = hits / count
@@ -120,7 +122,7 @@ def wilson(hits: int, count: int, z: float = 1.959964) -> list[float]:
 # ---------------------------------------------------------------- what it costs in the study's own terms
 
 
-class Tested(NamedTuple):
+class TestedClip(NamedTuple):
     """A certified clip that a fold of the study was tested on."""
 
     clip: int  # its place among the answers
@@ -129,8 +131,8 @@ class Tested(NamedTuple):
     label: str
 
 
-def on_test_folds(
-    answers: Mapping[str, Answers], tested: Sequence[Tested], head: Callable[[str], Estimator]
+def score_test_folds(
+    answers: Mapping[str, Answers], tested: Sequence[TestedClip], head: Callable[[str], Estimator]
 ) -> dict[str, Any]:
     """WA and UA of every way where the head of each clip's own fold, which has not heard it, judges its embedding.
 
@@ -141,56 +143,59 @@ def on_test_folds(
     clips = len({row.clip for row in tested})
     left_out = len(answers["torch"].probabilities) - clips
     found: dict[str, Any] = {"clips": clips, "left_out": left_out, "speakers": len({row.speaker for row in tested})}
-    found |= {"judged": clips >= JUDGED_FROM, "ways": {}, "comparisons": []}
+    found |= {"judged": clips >= MIN_JUDGED_CLIPS, "ways": {}, "comparisons": []}
     if not tested:
         return found
     labels, speakers = [row.label for row in tested], [row.speaker for row in tested]
-    tables = {name: stats.tables(labels, said, speakers) for name, said in _said(answers, tested, head).items()}
-    found |= stats.scored(tables, "torch")
+    tables = {
+        name: stats.confusion_by_cluster(labels, said, speakers)
+        for name, said in _predict_tested(answers, tested, head).items()
+    }
+    found |= stats.compare_ways(tables, "torch")
     return found
 
 
-def _said(
-    answers: Mapping[str, Answers], tested: Sequence[Tested], head: Callable[[str], Estimator]
+def _predict_tested(
+    answers: Mapping[str, Answers], tested: Sequence[TestedClip], head: Callable[[str], Estimator]
 ) -> dict[str, list[str]]:
     """Of every way the class that it gives each tested row."""
-    said = {name: [""] * len(tested) for name in answers}
+    predicted = {name: [""] * len(tested) for name in answers}
     for fold in dict.fromkeys(row.fold for row in tested):
         estimator = head(fold)
         rows = [i for i, row in enumerate(tested) if row.fold == fold]
-        for name, each in answers.items():
-            best = estimator.predict_proba(each.embeddings[[tested[i].clip for i in rows]]).argmax(1)
+        for name, outputs in answers.items():
+            best = estimator.predict_proba(outputs.embeddings[[tested[i].clip for i in rows]]).argmax(1)
             for i, label in zip(rows, estimator.classes_[best], strict=True):
-                said[name][i] = str(label)
-    return said
+                predicted[name][i] = str(label)
+    return predicted
 
 
 # ---------------------------------------------------------------- the whole
 
 
-def certificate(
+def build_certificate(
     answers: Mapping[str, Answers], folds: Mapping[str, Any], limits: Mapping[str, Limits]
 ) -> dict[str, Any]:
     """torch, float and file compared, the limits that they were held to, and where they are past them.
 
-    answers: by "torch", "float" and "file"; folds: as `on_test_folds` gives it; limits: of "float" and "file".
+    answers: by "torch", "float" and "file"; folds: as `score_test_folds` gives it; limits: of "float" and "file".
     """
     torch, plain, file = (answers[name] for name in ("torch", "float", "file"))
     clips = len(torch.probabilities)
     found = {
-        "float_against_torch": compared(plain, torch),
-        "file_against_torch": compared(file, torch),
-        "file_against_float": compared(file, plain),
+        "float_against_torch": compare_answers(plain, torch),
+        "file_against_torch": compare_answers(file, torch),
+        "file_against_float": compare_answers(file, plain),
     }
     past = []
     for way in ("float", "file"):
-        past += past_limits(found[f"{way}_against_torch"], limits[way], clips, f"{way} against torch")
-        past += past_ua(folds, way, limits[way])
-    held = {name: of.model_dump() for name, of in limits.items()}
-    return {"clips": clips, **found, "test_folds": dict(folds), "limits": held, "past_limits": past}
+        past += list_past_limits(found[f"{way}_against_torch"], limits[way], clips, f"{way} against torch")
+        past += list_past_ua(folds, way, limits[way])
+    applied_limits = {name: of.model_dump() for name, of in limits.items()}
+    return {"clips": clips, **found, "test_folds": dict(folds), "limits": applied_limits, "past_limits": past}
 
 
-def past_limits(found: Mapping[str, Any], limits: Limits, clips: int, what: str) -> list[str]:
+def list_past_limits(found: Mapping[str, Any], limits: Limits, clips: int, what: str) -> list[str]:
     """What of a comparison is past its limits, or is no number, in words."""
     past = []
     if not found["mean_change"] <= limits.mean_change:
@@ -202,7 +207,7 @@ def past_limits(found: Mapping[str, Any], limits: Limits, clips: int, what: str)
     return past
 
 
-def past_ua(folds: Mapping[str, Any], way: str, limits: Limits) -> list[str]:
+def list_past_ua(folds: Mapping[str, Any], way: str, limits: Limits) -> list[str]:
     """The same of the UA that is lost on test folds, where enough clips were judged."""
     if not folds["judged"]:
         return []

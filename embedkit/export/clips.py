@@ -10,62 +10,62 @@ from typing import TYPE_CHECKING
 
 from embedkit.audio import Wave
 from embedkit.errors import StudyError
-from embedkit.export.parts import Parts
+from embedkit.export.parts import StitchInputs
 from embedkit.workspace import Workspace
 
 if TYPE_CHECKING:
     from embedkit.corpora import Utterance
 
 
-CLIPS = 1000  # real clips that a certificate looks at, where there are so many
-CALIBRATION = 24  # other clips, that a profile fits its rounding to
+CERTIFICATE_CLIPS = 1000  # real clips that a certificate looks at, where there are so many
+CALIBRATION_CLIPS = 24  # other clips, that a profile fits its rounding to
 
 
 @dataclass(frozen=True)
-class Heard:
+class CertificateClips:
     """Clips of the corpus that a study was tested on, spread over speakers and labels."""
 
     read: Callable[[Utterance], Wave]
-    certified: list[Utterance]
-    calibrated: list[Utterance]  # others, where the corpus has enough
+    to_certify: list[Utterance]
+    to_calibrate: list[Utterance]  # others, where the corpus has enough
 
-    def calibration(self) -> list[Wave]:
+    def decode_calibration(self) -> list[Wave]:
         """Those that a profile is fitted to, decoded; what cannot be read is left out."""
-        return list(self._waves())
+        return list(self._decode_waves())
 
-    def _waves(self) -> Iterator[Wave]:
+    def _decode_waves(self) -> Iterator[Wave]:
         from embedkit.errors import ClipError
 
-        for utterance in self.calibrated:
+        for utterance in self.to_calibrate:
             try:
                 yield self.read(utterance)
             except ClipError:
                 continue
 
 
-def _clips(parts: Parts, workspace: Workspace, root: Path | None, count: int) -> Heard:
+def select_clips(inputs: StitchInputs, workspace: Workspace, root: Path | None, count: int) -> CertificateClips:
     """The certificate's clips. Where the corpus lies is looked up at once, before the long work."""
     from embedkit import cache, corpora
 
-    corpus = parts.corpus
-    place = workspace.corpus_root(corpus, root)
+    corpus = inputs.corpus
+    place = workspace.resolve_corpus_root(corpus, root)
     if not place.exists():
         raise StudyError(f"{place}: no such file or folder; the certificate needs clips of {corpus} (--root DIR)")
-    source = parts.study.plan.sources[corpus]
+    source = inputs.study.plan.sources[corpus]
     with cache.Cache.open(source.path) as file:
-        utterances = file.utterances()
+        utterances = file.read_utterances()
     rows = [utterances[row] for row in source.rows]
     read = partial(corpora.read_sound, corpora.folder(corpus, place))
-    calibrated, certified = _chosen(rows, count)
-    return Heard(read, [rows[i] for i in certified], [rows[i] for i in calibrated])
+    calibrated, certified = _split_rows(rows, count)
+    return CertificateClips(read, [rows[i] for i in certified], [rows[i] for i in calibrated])
 
 
-def _chosen(rows: Sequence[Utterance], count: int) -> tuple[list[int], list[int]]:
+def _split_rows(rows: Sequence[Utterance], count: int) -> tuple[list[int], list[int]]:
     """Rows to calibrate on and rows to certify: others, unless fewer than half as many as asked for are left."""
-    from embedkit.corpora import spread
+    from embedkit.corpora import pick_balanced_rows
 
-    calibration = spread(rows, CALIBRATION)
+    calibration = pick_balanced_rows(rows, CALIBRATION_CLIPS)
     others = sorted(set(range(len(rows))) - set(calibration))
     if 2 * len(others) < min(count, len(rows)):
-        return calibration, spread(rows, count)
-    return calibration, [others[i] for i in spread([rows[i] for i in others], count)]
+        return calibration, pick_balanced_rows(rows, count)
+    return calibration, [others[i] for i in pick_balanced_rows([rows[i] for i in others], count)]

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from embedkit.audio import RATE
 from embedkit.errors import EmbedkitError
-from embedkit.runtime.model import options
+from embedkit.runtime.model import make_session_options
 
 SECONDS = 8.0  # of sound, as long as the paper cuts
 THREADS = (1, 2)
@@ -26,7 +26,7 @@ Wave = npt.NDArray[np.float32]
 
 # Run by an interpreter of its own that has loaded nothing else. VmHWM, where there is one, is of this program alone:
 # ru_maxrss remembers the process that started it.
-_ALONE = """
+_PEAK_MEMORY_SCRIPT = """
 import re, resource, sys
 from pathlib import Path
 import numpy as np
@@ -43,7 +43,7 @@ else:
 """
 
 
-def latency(
+def measure_latency(
     models: Mapping[str, bytes],
     others: Mapping[str, Callable[[Wave], Any]] | None = None,
     *,
@@ -57,34 +57,34 @@ def latency(
     thread. All take turns, so what else the machine does touches all alike: compare within one number of threads only.
     The first turn, which warms up, is not counted.
     """
-    wave = noise(seconds)
+    wave = make_noise(seconds)
     found = {}
     for count in threads:
-        runs = {name: _session(model, count) for name, model in models.items()}
+        runs = {name: _open_session(model, count) for name, model in models.items()}
         runs |= (others or {}) if count == 1 else {}
-        taken: dict[str, list[float]] = {name: [] for name in runs}
+        milliseconds: dict[str, list[float]] = {name: [] for name in runs}
         for _ in range(turns + 1):
             for name, run in runs.items():
                 begin = time.perf_counter()
                 run(wave)
-                taken[name].append((time.perf_counter() - begin) * 1e3)
-        found[str(count)] = {name: round(median(each[1:]), 1) for name, each in taken.items()}
+                milliseconds[name].append((time.perf_counter() - begin) * 1e3)
+        found[str(count)] = {name: round(median(each[1:]), 1) for name, each in milliseconds.items()}
     return found
 
 
-def _session(model: bytes, threads: int) -> Callable[[Wave], Any]:
+def _open_session(model: bytes, threads: int) -> Callable[[Wave], Any]:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(model, options(threads), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model, make_session_options(threads), providers=["CPUExecutionProvider"])
     return lambda wave: session.run(None, {"signal": wave[None], "lengths": np.array([len(wave)])})
 
 
-def noise(seconds: float) -> Wave:
+def make_noise(seconds: float) -> Wave:
     """Not zeros: arithmetic on silence can be quicker, and some of it is skipped."""
     return (np.random.default_rng(0).normal(size=round(seconds * RATE)) * 0.1).astype(np.float32)
 
 
-def peak_memory(model: bytes, seconds: float = SECONDS) -> float:
+def measure_peak_memory(model: bytes, seconds: float = SECONDS) -> float:
     """The most memory (million bytes) that a fresh interpreter takes to load a file and judge one clip of noise.
 
     With `embedkit.runtime` and what it needs, nothing else. Raises EmbedkitError where that interpreter fails.
@@ -92,9 +92,9 @@ def peak_memory(model: bytes, seconds: float = SECONDS) -> float:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         path.write_bytes(model)
-        command = [sys.executable, "-c", _ALONE, str(path), str(round(seconds * RATE))]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise EmbedkitError(f"the file does not run in a fresh interpreter ({said}); nothing is written")
-    return round(int(done.stdout) / 1e6, 1)
+        command = [sys.executable, "-c", _PEAK_MEMORY_SCRIPT, str(path), str(round(seconds * RATE))]
+        completed = subprocess.run(command, capture_output=True, text=True, check=False)
+    if completed.returncode:
+        message = (completed.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise EmbedkitError(f"the file does not run in a fresh interpreter ({message}); nothing is written")
+    return round(int(completed.stdout) / 1e6, 1)

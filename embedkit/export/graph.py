@@ -17,14 +17,14 @@ from torch.nn import functional as F
 
 from embedkit.audio import FRAME, HOP, QUIET, RATE
 from embedkit.cards import Sound
-from embedkit.encoders.exported import EXTRA
+from embedkit.encoders.exported import EXTRA_SAMPLES
 
 LOUDEST = 1e6  # a sample that is NaN, infinite or beyond this counts as 0
-SHORTEST = EXTRA  # samples: shorter clips get zeros, so that every clip has a frame
+SHORTEST = EXTRA_SAMPLES  # samples: shorter clips get zeros, so that every clip has a frame
 WHISPER_HOP = 320  # samples of one frame of a Whisper encoder: a mel hop of 160, halved by its second convolution
 
 
-def own(lengths: Tensor, size: Any) -> Tensor:
+def make_length_mask(lengths: Tensor, size: Any) -> Tensor:
     """True where a position belongs to the clip itself: [batch] -> [batch, size]."""
     return torch.arange(size, device=lengths.device)[None, :] < lengths[:, None]
 
@@ -44,31 +44,33 @@ class SoundSteps(nn.Module):
         self.limit = round(sound.max_seconds * RATE)
 
     def forward(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        return self.fitted(*self.prepared(signal, lengths))
+        return self.shape_for_encoder(*self.prepare_sound(signal, lengths))
 
-    def prepared(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def prepare_sound(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """As `audio.prepare` does: trimmed, pre-emphasised, scaled to the peak. 25 ms longer than the signal."""
         lengths = lengths.clamp(min=0).clamp(max=signal.shape[1])
         wave = torch.where(signal.abs() <= LOUDEST, signal, torch.zeros_like(signal))  # NaN compares as false
         wave = F.pad(wave, (0, SHORTEST))
-        wave = torch.where(own(lengths, wave.shape[1]), wave, torch.zeros_like(wave))
+        wave = torch.where(make_length_mask(lengths, wave.shape[1]), wave, torch.zeros_like(wave))
         if self.sound.trim_db:
             wave, lengths = self.trim(wave, lengths)
         if self.sound.pre_emphasis:
             before = F.pad(wave, (1, 0))[:, :-1]
-            wave = torch.where(own(lengths, wave.shape[1]), wave - self.sound.pre_emphasis * before, before * 0)
+            wave = torch.where(
+                make_length_mask(lengths, wave.shape[1]), wave - self.sound.pre_emphasis * before, before * 0
+            )
         if self.sound.peak:
             wave = wave * (self.sound.peak / wave.abs().amax(1, keepdim=True).clamp(min=1e-9))
         return wave, lengths
 
-    def fitted(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def shape_for_encoder(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Cut, standardized and padded as the encoder wants it."""
         if self.limit:
             lengths = lengths.clamp(max=self.limit)
         if self.normalize:
-            wave = self.standardized(wave, lengths)
+            wave = self.standardize_clips(wave, lengths)
         lengths = torch.full_like(lengths, self.limit) if self.sound.pad else lengths.clamp(min=SHORTEST)
-        return self.no_longer(wave, lengths), lengths
+        return self.crop_to_longest(wave, lengths), lengths
 
     def trim(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """`audio.trimmed`: from the first to the last frame within trim_db of the loudest one."""
@@ -82,16 +84,16 @@ class SoundSteps(nn.Module):
         start, end = first * HOP, torch.minimum((last + 1) * HOP, lengths)
         index = start[:, None] + torch.arange(wave.shape[1], device=wave.device)
         wave = wave.gather(1, index.clamp(max=wave.shape[1] - 1))
-        return torch.where(own(end - start, wave.shape[1]), wave, torch.zeros_like(wave)), end - start
+        return torch.where(make_length_mask(end - start, wave.shape[1]), wave, torch.zeros_like(wave)), end - start
 
-    def standardized(self, wave: Tensor, lengths: Tensor) -> Tensor:
+    def standardize_clips(self, wave: Tensor, lengths: Tensor) -> Tensor:
         """Zero mean and unit variance over the clip's own samples (Wav2Vec2FeatureExtractor's do_normalize)."""
-        mine = own(lengths, wave.shape[1]).to(wave.dtype)
+        valid = make_length_mask(lengths, wave.shape[1]).to(wave.dtype)
         count = lengths.clamp(min=1)[:, None].to(wave.dtype)
-        wave = (wave - (wave * mine).sum(1, keepdim=True) / count) * mine
+        wave = (wave - (wave * valid).sum(1, keepdim=True) / count) * valid
         return wave / (wave.square().sum(1, keepdim=True) / count + 1e-7).sqrt()
 
-    def no_longer(self, wave: Tensor, lengths: Tensor) -> Tensor:
+    def crop_to_longest(self, wave: Tensor, lengths: Tensor) -> Tensor:
         """As long as the longest clip and no longer, so that the encoder works on no more than it must."""
         if self.sound.pad:
             return F.pad(wave[:, : self.limit], (0, self.limit))[:, : self.limit]
@@ -100,7 +102,7 @@ class SoundSteps(nn.Module):
         check(longest >= SHORTEST)
         check(longest <= wave.shape[1])
         wave = wave[:, :longest]
-        return torch.where(own(lengths, longest), wave, torch.zeros_like(wave)) if self.limit else wave
+        return torch.where(make_length_mask(lengths, longest), wave, torch.zeros_like(wave)) if self.limit else wave
 
 
 class WaveformFrames(nn.Module):
@@ -131,50 +133,50 @@ class WaveformFrames(nn.Module):
         features = wave[:, None]
         for layer, (kernel, stride) in zip(self.convs, self.kernels, strict=True):
             if isinstance(getattr(layer, "layer_norm", None), nn.GroupNorm):
-                features = _group_norm_conv(layer, features, lengths)
+                features = _apply_group_norm_conv(layer, features, lengths)
             else:
                 features = layer(features)
             lengths = torch.div(lengths - kernel, stride, rounding_mode="floor") + 1
         hidden = self.projection(features.transpose(1, 2))
         hidden = hidden[0] if isinstance(hidden, tuple) else hidden
-        mine = own(lengths, hidden.shape[1])
-        hidden = torch.where(mine[..., None], hidden, torch.zeros_like(hidden))
-        hidden = hidden + self.positions(hidden, mine)
+        valid = make_length_mask(lengths, hidden.shape[1])
+        hidden = torch.where(valid[..., None], hidden, torch.zeros_like(hidden))
+        hidden = hidden + self.positions(hidden, valid)
         if not self.stable:
             hidden = self.encoder.layer_norm(hidden)
-        states = dict(enumerate(self.passes(hidden, mine)))
+        states = dict(enumerate(self.passes(hidden, valid)))
         return [states[n] for n in self.layers], lengths
 
-    def positions(self, hidden: Tensor, mine: Tensor) -> Tensor:
+    def positions(self, hidden: Tensor, valid: Tensor) -> Tensor:
         """The convolutional position embedding, each of its convolutions seeing zeros past a clip's end."""
         embed = self.encoder.pos_conv_embed
-        x, mine = hidden.transpose(1, 2), mine[:, None]
+        x, valid = hidden.transpose(1, 2), valid[:, None]
         if getattr(embed, "batch_norm", None) is not None:
             x = embed.batch_norm(x)
         for layer in getattr(embed, "layers", [embed]):
-            x = layer.padding(layer.conv(torch.where(mine, x, torch.zeros_like(x))))
+            x = layer.padding(layer.conv(torch.where(valid, x, torch.zeros_like(x))))
             if hasattr(layer, "layer_norm"):
                 x = layer.layer_norm(x.transpose(1, 2)).transpose(1, 2)
             x = layer.activation(x)
         return x.transpose(1, 2)
 
-    def passes(self, hidden: Tensor, mine: Tensor) -> Iterator[Tensor]:
+    def passes(self, hidden: Tensor, valid: Tensor) -> Iterator[Tensor]:
         """transformers' hidden_states: what goes into each layer, then what comes out of the last.
 
         In the variants with a stable layer norm the last one is not normalised, as in transformers 5.
         """
-        mask = torch.where(mine, 0.0, torch.finfo(hidden.dtype).min)[:, None, None]
+        mask = torch.where(valid, 0.0, torch.finfo(hidden.dtype).min)[:, None, None]
         bias = None
         for block in self.blocks:
             yield hidden
             if self.relative:
-                hidden, bias = block(hidden, attention_mask=mine, position_bias=bias)
+                hidden, bias = block(hidden, attention_mask=valid, position_bias=bias)
             else:
                 hidden = block(hidden, attention_mask=mask)
         yield hidden
 
 
-def _group_norm_conv(layer: Any, wave: Tensor, lengths: Tensor) -> Tensor:
+def _apply_group_norm_conv(layer: Any, wave: Tensor, lengths: Tensor) -> Tensor:
     """The first convolution with its group norm over the clip's own frames: [batch, 1, samples] -> [batch, dim, frame].
 
     The convolution is linear, so each channel's mean and variance follow from those of the windows that it sees (a
@@ -185,8 +187,8 @@ def _group_norm_conv(layer: Any, wave: Tensor, lengths: Tensor) -> Tensor:
     kernel = conv.weight.shape[-1]
     windows = F.conv1d(wave, torch.eye(kernel)[:, None], stride=conv.stride)  # [batch, kernel, frame]
     count = torch.div(lengths - kernel, conv.stride[0], rounding_mode="floor") + 1
-    mine = own(count, windows.shape[-1])[:, None]
-    windows = torch.cat([torch.where(mine, windows, torch.zeros_like(windows)), mine.float()], 1)
+    valid = make_length_mask(count, windows.shape[-1])[:, None]
+    windows = torch.cat([torch.where(valid, windows, torch.zeros_like(windows)), valid.float()], 1)
     exact = windows[:, :-1].double()
     mean = exact.sum(2, keepdim=True) / count[:, None, None]  # [batch, kernel, 1]
     covariance = exact @ exact.transpose(1, 2) / count[:, None, None] - mean @ mean.transpose(1, 2)
@@ -233,21 +235,24 @@ class WhisperFrames(nn.Module):
     def forward(self, wave: Tensor, lengths: Tensor) -> tuple[list[Tensor], Tensor]:
         frames = torch.div(lengths + WHISPER_HOP - 1, WHISPER_HOP, rounding_mode="floor")
         frames = frames.clamp(max=self.window // WHISPER_HOP)
-        mel = self.log_mel(wave)
-        own_mel, mine = None, None
+        mel = self.compute_log_mel(wave)
+        valid_mel, valid = None, None
         if self.crop:
-            own_mel, mine = own(2 * frames, mel.shape[2])[:, None], own(frames, mel.shape[2] // 2)
-            mel = torch.where(own_mel, mel, torch.zeros_like(mel))
+            valid_mel, valid = (
+                make_length_mask(2 * frames, mel.shape[2])[:, None],
+                make_length_mask(frames, mel.shape[2] // 2),
+            )
+            mel = torch.where(valid_mel, mel, torch.zeros_like(mel))
         x = F.gelu(self.encoder.conv1(mel))
-        if own_mel is not None:
-            x = torch.where(own_mel, x, torch.zeros_like(x))
+        if valid_mel is not None:
+            x = torch.where(valid_mel, x, torch.zeros_like(x))
         x = F.gelu(self.encoder.conv2(x)).transpose(1, 2)
-        states = dict(enumerate(self.passes(x + self.positions[: x.shape[1]], mine)))
+        states = dict(enumerate(self.passes(x + self.positions[: x.shape[1]], valid)))
         return [states[n] for n in self.layers], frames
 
-    def passes(self, hidden: Tensor, mine: Tensor | None) -> Iterator[Tensor]:
+    def passes(self, hidden: Tensor, valid: Tensor | None) -> Iterator[Tensor]:
         """The hidden states in turn; mine [batch, frame]: what attention may look at, None: all."""
-        mask = None if mine is None else torch.where(mine, 0.0, torch.finfo(hidden.dtype).min)[:, None, None]
+        mask = None if valid is None else torch.where(valid, 0.0, torch.finfo(hidden.dtype).min)[:, None, None]
         for number, block in enumerate(self.blocks, 1):
             yield hidden
             hidden = block(hidden, mask)
@@ -255,7 +260,7 @@ class WhisperFrames(nn.Module):
                 hidden = self.encoder.layer_norm(hidden)
         yield hidden
 
-    def log_mel(self, wave: Tensor) -> Tensor:
+    def compute_log_mel(self, wave: Tensor) -> Tensor:
         """WhisperFeatureExtractor's: 25 ms Hann windows every 10 ms, Slaney mel, log10, 8 decades, (x + 4) / 4.
 
         Only what a clip can fill is transformed; the zeros up to 30 s have a known logarithm. Cropped: two frames for
@@ -274,7 +279,7 @@ class WhisperFrames(nn.Module):
         return (torch.maximum(logs, logs.amax((1, 2), keepdim=True) - 8.0) + 4.0) / 4.0
 
 
-class Stitched(nn.Module):
+class EncoderBody(nn.Module):
     """Sound, encoder and pooling: signal [batch, samples] and lengths [batch] -> embedding [batch, layer * stat * dim].
 
     stats: "mean" and "std" (ddof 0) over a clip's own frames; over all frames where the recipe pads.
@@ -287,26 +292,30 @@ class Stitched(nn.Module):
         self.sound, self.frames, self.stats, self.pad = sound, frames, list(stats), pad
 
     def forward(self, signal: Tensor, lengths: Tensor) -> Tensor:
-        return self.steps(signal, lengths)[0]
+        return self.embed_clips(signal, lengths)[0]
 
-    def steps(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def embed_clips(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The embedding; and what the encoder was given: the prepared sound, and its lengths."""
-        prepared, own_lengths = self.sound.prepared(signal, lengths)
-        states, count = self.frames(*self.sound.fitted(prepared, own_lengths))
-        return torch.cat([part for state in states for part in self.pooled(state, count)], 1), prepared, own_lengths
+        prepared, prepared_lengths = self.sound.prepare_sound(signal, lengths)
+        states, count = self.frames(*self.sound.shape_for_encoder(prepared, prepared_lengths))
+        return (
+            torch.cat([part for state in states for part in self.pool_state(state, count)], 1),
+            prepared,
+            prepared_lengths,
+        )
 
-    def pooled(self, state: Tensor, count: Tensor) -> list[Tensor]:
-        mine = own(count, state.shape[1])[..., None]
+    def pool_state(self, state: Tensor, count: Tensor) -> list[Tensor]:
+        valid = make_length_mask(count, state.shape[1])[..., None]
         total = count[:, None].to(state.dtype)
-        mean = torch.where(mine, state, torch.zeros_like(state)).sum(1) / total
+        mean = torch.where(valid, state, torch.zeros_like(state)).sum(1) / total
         if "std" not in self.stats:
             return [mean]
-        apart = torch.where(mine, state - mean[:, None], torch.zeros_like(state))
-        both = {"mean": mean, "std": (apart.square().sum(1) / total).sqrt()}
+        deviation = torch.where(valid, state - mean[:, None], torch.zeros_like(state))
+        both = {"mean": mean, "std": (deviation.square().sum(1) / total).sqrt()}
         return [both[stat] for stat in self.stats]
 
 
-def without_parametrizations(model: nn.Module) -> nn.Module:
+def make_exportable(model: nn.Module) -> nn.Module:
     """The same model with plain weights: weight norm is worked out, and attention is the eager one. In place."""
     for module in list(model.modules()):
         for name in list(getattr(module, "parametrizations", {})):
@@ -315,7 +324,7 @@ def without_parametrizations(model: nn.Module) -> nn.Module:
     return model.float().eval().requires_grad_(False)
 
 
-def body(
+def build_body(
     model: Any,
     sound: Sound,
     layers: Sequence[int],
@@ -323,16 +332,16 @@ def body(
     *,
     normalize: bool = False,
     filters: Tensor | None = None,
-) -> Stitched:
+) -> EncoderBody:
     """Everything before the head. model: transformers' own, which is changed in place.
 
     normalize: the checkpoint's do_normalize (waveform encoders). filters: a Whisper encoder's mel filters [201, mel].
     """
-    model = without_parametrizations(model)
+    model = make_exportable(model)
     steps = SoundSteps(sound, normalize=normalize)
     frames = (
         WaveformFrames(model, layers)
         if filters is None
         else WhisperFrames(model.encoder, layers, filters, steps.limit, crop=sound.crop)
     )
-    return Stitched(steps, frames, stats, pad=sound.pad).eval()
+    return EncoderBody(steps, frames, stats, pad=sound.pad).eval()

@@ -26,25 +26,30 @@ PROFILES = {
 }
 
 
-def page(file: str, certificate: Mapping[str, Any], about: Mapping[str, Any]) -> str:
+def build_page(file: str, certificate: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     """The card of a file by its name; certificate and about as `embedkit.export` has them."""
-    blocks: list[Block] = [Heading(f"{file}: speech emotion in one ONNX file", 1), *_what(certificate, about)]
-    blocks += [Heading("How to use it"), *_use(file), Heading("Certificate"), *figures(certificate)]
-    blocks += [Heading("What it was trained on"), *_trained(certificate, about)]
-    blocks += [Heading("What it is not for"), _limits_of_use(certificate), Heading("Is this file whole?")]
+    blocks: list[Block] = [Heading(f"{file}: speech emotion in one ONNX file", 1), *_describe_file(certificate, about)]
+    blocks += [
+        Heading("How to use it"),
+        *_describe_usage(file),
+        Heading("Certificate"),
+        *describe_certificate(certificate),
+    ]
+    blocks += [Heading("What it was trained on"), *_describe_training(certificate, about)]
+    blocks += [Heading("What it is not for"), _describe_limits(certificate), Heading("Is this file whole?")]
     blocks.append(
         Text(
             f"It carries its own SHA-256, `{certificate['sha256']}` (of the file with these 64 characters as zeros);"
             f" `embedkit predict {file} voice-note.wav` refuses a copy that was cut short or changed."
         )
     )
-    return render.markdown(blocks)
+    return render.render_markdown(blocks)
 
 
 # ---------------------------------------------------------------- what it is
 
 
-def _what(c: Mapping[str, Any], about: Mapping[str, Any]) -> list[Block]:
+def _describe_file(c: Mapping[str, Any], about: Mapping[str, Any]) -> list[Block]:
     encoder = about["encoder"]
     revision = f", revision `{encoder['revision']}`" if encoder["revision"] else ""
     licence = LICENCES.get(c["encoder"], "not known here: see where its weights came from")
@@ -57,20 +62,20 @@ def _what(c: Mapping[str, Any], about: Mapping[str, Any]) -> list[Block]:
         f"profile `{c['profile']}`: {PROFILES[c['profile']]}; {c['bytes']:,} bytes",
         f"encoder: {c['encoder']}{revision}, {encoder['parameters']:,} parameters, {c['weights']} weights;"
         f" its licence: {licence}",
-        f"features: {_layer(c['layer'])}, {' and '.join(about['stats'])} over time",
+        f"features: {_describe_layer(c['layer'])}, {' and '.join(about['stats'])} over time",
         f"head: {c['head']} (kind {about['head']}), refitted on all rows of the study{temperature}",
-        f"sound, all inside the file (recipe `{about['recipe']}`): {_sound(about['sound'])}",
+        f"sound, all inside the file (recipe `{about['recipe']}`): {_describe_sound(about['sound'])}",
         f"study `{c['study']}`, arm `{c['arm']}`; made by embedkit {about['version']}",
     ]
     return [*blocks, Bullets(lines)]
 
 
-def _layer(layer: int | str) -> str:
+def _describe_layer(layer: int | str) -> str:
     of_all = {"concat": "all hidden states, one after the other", "weighted": "a learned weighted sum of hidden states"}
     return of_all.get(str(layer), f"hidden state {layer}")
 
 
-def _sound(s: Mapping[str, Any]) -> str:
+def _describe_sound(s: Mapping[str, Any]) -> str:
     steps = [
         (s["trim_db"], f"ends cut where they are {s['trim_db']:g} dB below the loudest frame"),
         (s["pre_emphasis"], f"pre-emphasis {s['pre_emphasis']:g}"),
@@ -81,7 +86,7 @@ def _sound(s: Mapping[str, Any]) -> str:
     return ", ".join(words for used, words in steps if used) or "as it is"
 
 
-def _use(file: str) -> list[Block]:
+def _describe_usage(file: str) -> list[Block]:
     return [
         Table(
             [
@@ -119,12 +124,12 @@ def _use(file: str) -> list[Block]:
 # ---------------------------------------------------------------- the certificate
 
 
-def figures(c: Mapping[str, Any]) -> list[Block]:
+def describe_certificate(c: Mapping[str, Any]) -> list[Block]:
     """What the certificate found, as tables in plain words."""
-    return [*_changes(c), *_on_folds(c), *_refit(c), *_costs(c)]
+    return [*_tabulate_changes(c), *_tabulate_test_folds(c), *_tabulate_refit(c), *_tabulate_costs(c)]
 
 
-def _changes(c: Mapping[str, Any]) -> list[Block]:
+def _tabulate_changes(c: Mapping[str, Any]) -> list[Block]:
     rows = [["against torch", "mean change", "largest", "labels that flip", "95 %", "embedding z", "limits"]]
     for way in ("float", "file"):
         found, limits = c[f"{way}_against_torch"], c["limits"][way]
@@ -148,14 +153,14 @@ def _changes(c: Mapping[str, Any]) -> list[Block]:
     ]
 
 
-def _on_folds(c: Mapping[str, Any]) -> list[Block]:
+def _tabulate_test_folds(c: Mapping[str, Any]) -> list[Block]:
     f = c["test_folds"]
     if not f["clips"]:
         return [Text("No fold of the study was tested on any of these clips, so nothing is said of UA.")]
     rows = [["judged by", "WA", "95 %", "UA", "95 %", "against torch (paired, p by Holm)"]]
     verdicts = {x["way"]: f"{x['difference']:+.4f}: {x['verdict']}" for x in f["comparisons"]}
     for way, scores in f["ways"].items():
-        cells = [cell for name in ("wa", "ua") for cell in _estimate(scores[name])]
+        cells = [cell for name in ("wa", "ua") for cell in _format_estimate(scores[name])]
         rows.append([WAYS[way], *cells, verdicts.get(way, "")])
     few = "" if f["judged"] else " They are too few for a limit of UA."
     left_out = f" {f['left_out']} clips that no fold was tested on are left out." if f["left_out"] else ""
@@ -168,7 +173,7 @@ def _on_folds(c: Mapping[str, Any]) -> list[Block]:
     ]
 
 
-def _refit(c: Mapping[str, Any]) -> list[Block]:
+def _tabulate_refit(c: Mapping[str, Any]) -> list[Block]:
     """What the head that was trained on the file's own features wins back (`export/refit.py`)."""
     if "refit" not in c:
         return []
@@ -181,7 +186,7 @@ def _refit(c: Mapping[str, Any]) -> list[Block]:
     }
     rows = [["", "WA", "95 %", "UA", "95 %", "against the second (paired, p by Holm)"]]
     for way, name in names.items():
-        cells = [cell for score in ("wa", "ua") for cell in _estimate(f["ways"][way][score])]
+        cells = [cell for score in ("wa", "ua") for cell in _format_estimate(f["ways"][way][score])]
         rows.append([name, *cells, verdicts.get(way, "")])
     return [
         Text(
@@ -192,22 +197,26 @@ def _refit(c: Mapping[str, Any]) -> list[Block]:
     ]
 
 
-def _estimate(score: Mapping[str, Any]) -> tuple[str, str]:
+def _format_estimate(score: Mapping[str, Any]) -> tuple[str, str]:
     if score["estimate"] is None:
         return "-", ""
     return f"{score['estimate']:.3f}", "" if score["low"] is None else f"{score['low']:.3f} to {score['high']:.3f}"
 
 
-def _costs(c: Mapping[str, Any]) -> list[Block]:
-    taken = c["milliseconds"]
-    rows = [["one clip of 8 s", *(f"{n} thread{'s' if n != '1' else ''}" for n in taken), "times as fast as float"]]
+def _tabulate_costs(c: Mapping[str, Any]) -> list[Block]:
+    milliseconds = c["milliseconds"]
+    rows = [
+        ["one clip of 8 s", *(f"{n} thread{'s' if n != '1' else ''}" for n in milliseconds), "times as fast as float"]
+    ]
     for way in ("torch", "float", "file"):
-        cells = [f"{each[way]:.0f} ms" if way in each else "-" for each in taken.values()]
-        faster = " / ".join(f"{each['float'] / each[way]:.2f}" for each in taken.values() if way in each)
+        cells = [f"{each[way]:.0f} ms" if way in each else "-" for each in milliseconds.values()]
+        faster = " / ".join(f"{each['float'] / each[way]:.2f}" for each in milliseconds.values() if way in each)
         rows.append([WAYS[way], *cells, faster])
-    held = [["weights", *_columns(c["weight_bytes"])]]
+    weight_rows = [["weights", *_list_dtypes(c["weight_bytes"])]]
     for kind in dict.fromkeys(name.rpartition(" ")[0] for name in c["weight_bytes"]):
-        held.append([kind, *(_bytes(c["weight_bytes"].get(f"{kind} {dtype}")) for dtype in held[0][1:])])
+        weight_rows.append(
+            [kind, *(_format_bytes(c["weight_bytes"].get(f"{kind} {dtype}")) for dtype in weight_rows[0][1:])]
+        )
     return [
         Text("Time (medians, taken in turns on the machine that made the file) and memory:"),
         Table(rows),
@@ -215,20 +224,20 @@ def _costs(c: Mapping[str, Any]) -> list[Block]:
             "A fresh program that only loads this file and judges one such clip takes"
             f" {c['peak_memory_mb']:.0f} million bytes of memory at its peak. What the file's bytes are:"
         ),
-        Table(held),
-        Text(_counts(c)),
+        Table(weight_rows),
+        Text(_describe_quantization(c)),
     ]
 
 
-def _columns(held: Mapping[str, int]) -> Sequence[str]:
-    return list(dict.fromkeys(name.rpartition(" ")[2] for name in held))
+def _list_dtypes(weight_bytes: Mapping[str, int]) -> Sequence[str]:
+    return list(dict.fromkeys(name.rpartition(" ")[2] for name in weight_bytes))
 
 
-def _bytes(count: int | None) -> str:
+def _format_bytes(count: int | None) -> str:
     return f"{count:,}" if count else ""
 
 
-def _counts(c: Mapping[str, Any]) -> str:
+def _describe_quantization(c: Mapping[str, Any]) -> str:
     total = sum(c["quantized"].values())
     if not total:
         return "No weight is quantized."
@@ -240,7 +249,7 @@ def _counts(c: Mapping[str, Any]) -> str:
 # ---------------------------------------------------------------- where it comes from, and where not to take it
 
 
-def _trained(c: Mapping[str, Any], about: Mapping[str, Any]) -> list[Block]:
+def _describe_training(c: Mapping[str, Any], about: Mapping[str, Any]) -> list[Block]:
     rows = [["corpus", "share", "speakers", *CLASSES, "terms"]]
     for name, corpus in about["corpora"].items():
         counts = [f"{corpus['classes'].get(label, 0):,}" for label in CLASSES]
@@ -248,20 +257,20 @@ def _trained(c: Mapping[str, Any], about: Mapping[str, Any]) -> list[Block]:
     folds, ua = about["folds"], c["ua"]
     low, high = (ua.get("interval") or {}).get("low"), (ua.get("interval") or {}).get("high")
     interval = "" if low is None else f", 95 % {low:.3f} to {high:.3f} by speaker"
-    spread = "" if ua["sd"] is None else f" (sd over folds {ua['sd']:.3f})"
+    deviation = "" if ua["sd"] is None else f" (sd over folds {ua['sd']:.3f})"
     seeds = f", {about['seeds']} seeds" if about["seeds"] > 1 else ""
     return [
         Table(rows),
         Text(
             f"By {folds['count']} folds of kind `{folds['kind']}`{seeds}, tested on {about['tested']}: UA"
-            f" {ua['mean']:.3f}{spread}, pooled {ua['pooled']:.3f}{interval}. These are the folds' own heads; the"
+            f" {ua['mean']:.3f}{deviation}, pooled {ua['pooled']:.3f}{interval}. These are the folds' own heads; the"
             " head in this file was trained on the rows that they were tested on, so these figures are the ones that"
             " say how it does on new speakers of such recordings."
         ),
     ]
 
 
-def _limits_of_use(c: Mapping[str, Any]) -> Block:
+def _describe_limits(c: Mapping[str, Any]) -> Block:
     lines = [
         "Corpora of this kind are acted: people say given sentences in a given mood. How people feel who do not act is"
         " another question, and this file has not been asked it.",

@@ -9,9 +9,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from embedkit.audio import Wave
-from embedkit.export.clips import Heard
-from embedkit.export.parts import Parts
-from embedkit.threads import cores, one_thread
+from embedkit.export.clips import CertificateClips
+from embedkit.export.parts import StitchInputs
+from embedkit.threads import count_cores, one_thread
 
 if TYPE_CHECKING:
     import onnx
@@ -19,45 +19,47 @@ if TYPE_CHECKING:
     from embedkit import encoders
     from embedkit.cards import Limits
     from embedkit.corpora import Utterance
-    from embedkit.export.certify import Answer, Tested
+    from embedkit.export.certify import Answer, TestedClip
 
 
 JOBS = 8  # threads at most that certify; each takes an encoder for itself
 
 
-def _float_graph(parts: Parts) -> onnx.ModelProto:
+def build_float_graph(inputs: StitchInputs) -> onnx.ModelProto:
     """Encoder and head in float32, as one graph."""
     from embedkit import heads
     from embedkit.classes import CLASSES
     from embedkit.export import assemble
 
-    kind = parts.study.plan.heads[parts.choice.head].kind
-    if parts.spec.family == "exported":
-        body = assemble.body_of(parts.spec.folder, parts.layers, parts.study.plan.study.stats)
+    kind = inputs.study.plan.heads[inputs.choice.head].kind
+    if inputs.spec.family == "exported":
+        body = assemble.extract_body(inputs.spec.folder, inputs.layers, inputs.study.plan.study.stats)
     else:
-        body = assemble.exported(_body(parts))
-    return assemble.merged(body, heads.to_onnx(kind, parts.estimator, parts.temperature), parts.columns, len(CLASSES))
+        body = assemble.export_body(_build_encoder_body(inputs))
+    return assemble.merge_graphs(
+        body, heads.to_onnx(kind, inputs.estimator, inputs.temperature), inputs.columns, len(CLASSES)
+    )
 
 
-def _body(parts: Parts) -> Any:
+def _build_encoder_body(inputs: StitchInputs) -> Any:
     """The torch module of everything before the head."""
     import torch
 
     from embedkit import encoders
     from embedkit.export import graph
 
-    spec, stats = parts.spec, parts.study.plan.study.stats
-    model, _ = encoders.pretrained(spec)
+    spec, stats = inputs.spec, inputs.study.plan.study.stats
+    model, _ = encoders.load_pretrained(spec)
     if spec.family == "whisper":
         encoder: Any = encoders.load(spec)
         filters = torch.from_numpy(encoder.mel_filters)
-        return graph.body(model, parts.recipe.sound, parts.layers, stats, filters=filters)
+        return graph.build_body(model, inputs.recipe.sound, inputs.layers, stats, filters=filters)
     preprocessor = json.loads((spec.folder / encoders.PREPROCESSOR).read_text(encoding="utf-8"))
     normalize = preprocessor.get("do_normalize", True)  # transformers' own default
-    return graph.body(model, parts.recipe.sound, parts.layers, stats, normalize=normalize)
+    return graph.build_body(model, inputs.recipe.sound, inputs.layers, stats, normalize=normalize)
 
 
-def _ordinary(parts: Parts, jobs: int) -> Callable[[Wave], Answer]:
+def _build_reference(inputs: StitchInputs, jobs: int) -> Callable[[Wave], Answer]:
     """The path that trained the head, in fp32: prepare, cut, pool, predict_proba, temperature. ClipError as it is.
 
     For so many threads at a time: an encoder keeps notes while it works, so each thread takes one for itself.
@@ -68,51 +70,55 @@ def _ordinary(parts: Parts, jobs: int) -> Callable[[Wave], Answer]:
     from embedkit.classes import CLASSES
     from embedkit.encoders import STATS
 
-    sound = parts.recipe.sound
+    sound = inputs.recipe.sound
     pad_to = audio.padded_length(sound)
-    stats = [STATS.index(name) for name in parts.study.plan.study.stats]
+    stats = [STATS.index(name) for name in inputs.study.plan.study.stats]
     free: queue.SimpleQueue[encoders.Encoder] = queue.SimpleQueue()
     for _ in range(jobs):
-        free.put(encoders.load(parts.spec, crop=sound.crop))
+        free.put(encoders.load(inputs.spec, crop=sound.crop))
 
-    def answer(wave: Wave) -> Answer:
-        prepared = audio.cut(audio.prepare(wave, sound), sound)
+    def answer_clip(wave: Wave) -> Answer:
+        prepared = audio.cut_to_length(audio.prepare(wave, sound), sound)
         encoder = free.get()
         try:
             states = encoder.pool(prepared, pad_to=pad_to)
         finally:
             free.put(encoder)
-        embedding = states[parts.layers][:, stats].reshape(-1)
+        embedding = states[inputs.layers][:, stats].reshape(-1)
         probabilities = np.zeros(len(CLASSES))
-        raw = parts.estimator.predict_proba(embedding[None])[0]
-        probabilities[parts.columns] = calibration.apply(raw, parts.temperature)
+        raw = inputs.estimator.predict_proba(embedding[None])[0]
+        probabilities[inputs.columns] = calibration.apply_temperature(raw, inputs.temperature)
         return probabilities, embedding
 
-    return answer
+    return answer_clip
 
 
-def _checked(parts: Parts, heard: Heard, plain: bytes, file: bytes, limits: Mapping[str, Limits]) -> dict[str, Any]:
+def certify_file(
+    inputs: StitchInputs, certificate_clips: CertificateClips, plain: bytes, file: bytes, limits: Mapping[str, Limits]
+) -> dict[str, Any]:
     """How torch, the float graph and the file compare, and what they cost."""
     from embedkit.export import certify, cost
 
-    jobs = min(JOBS, cores())
+    jobs = min(JOBS, count_cores())
     with one_thread():
-        torch = _ordinary(parts, jobs)
-        ways = {"torch": torch, "float": certify.from_file(plain), "file": certify.from_file(file)}
-        clips, answers = certify.answered(ways, heard.certified, heard.read, jobs)
+        torch = _build_reference(inputs, jobs)
+        ways = {"torch": torch, "float": certify.wrap_model(plain), "file": certify.wrap_model(file)}
+        clips, answers = certify.collect_answers(ways, certificate_clips.to_certify, certificate_clips.read, jobs)
         turns = min(cost.TURNS, max(1, len(clips) // 8))  # a certificate of few clips is a quick look in all
-        taken = cost.latency({"float": plain, "file": file}, {"torch": torch}, turns=turns)
-    heads = partial(parts.study.fold_head, parts.choice)
-    found = certify.certificate(answers, certify.on_test_folds(answers, _tested(parts, clips), heads), limits)
-    return {**found, "milliseconds": taken, "peak_memory_mb": cost.peak_memory(file)}
+        latencies = cost.measure_latency({"float": plain, "file": file}, {"torch": torch}, turns=turns)
+    heads = partial(inputs.study.load_fold_head, inputs.choice)
+    found = certify.build_certificate(
+        answers, certify.score_test_folds(answers, _find_tested_clips(inputs, clips), heads), limits
+    )
+    return {**found, "milliseconds": latencies, "peak_memory_mb": cost.measure_peak_memory(file)}
 
 
-def _tested(parts: Parts, clips: Sequence[Utterance]) -> list[Tested]:
+def _find_tested_clips(inputs: StitchInputs, clips: Sequence[Utterance]) -> list[TestedClip]:
     """The study's test rows (first seed) of these clips."""
-    from embedkit.export.certify import Tested
+    from embedkit.export.certify import TestedClip
 
     places = {clip.id: i for i, clip in enumerate(clips)}
-    rows = parts.study.test_rows(parts.choice)
-    rows = rows[(rows["corpus"] == parts.corpus) & rows["utterance"].isin(places)]
+    rows = inputs.study.read_test_rows(inputs.choice)
+    rows = rows[(rows["corpus"] == inputs.corpus) & rows["utterance"].isin(places)]
     columns = (rows[name] for name in ("utterance", "fold", "speaker", "label"))
-    return [Tested(places[name], fold, speaker, label) for name, fold, speaker, label in zip(*columns, strict=True)]
+    return [TestedClip(places[name], fold, speaker, label) for name, fold, speaker, label in zip(*columns, strict=True)]

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from embedkit import files
 from embedkit.errors import EmbedkitError, UserError, did_you_mean
-from embedkit.export.clips import CLIPS, _clips
-from embedkit.export.parts import Parts, _about, _metadata, _of, _parts
-from embedkit.export.reference import _checked, _float_graph
+from embedkit.export.clips import CERTIFICATE_CLIPS, select_clips
+from embedkit.export.parts import StitchInputs, build_metadata, collect_inputs, describe_origin, identify_file
+from embedkit.export.reference import build_float_graph, certify_file
 from embedkit.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def stitch_study(
     output: Path | None = None,
     *,
     root: Path | None = None,
-    clips: int = CLIPS,
+    clips: int = CERTIFICATE_CLIPS,
     settings: Mapping[str, Any] | None = None,
     refit: bool = False,
 ) -> dict[str, Any]:
@@ -55,74 +55,76 @@ def stitch_study(
 
     if clips < 1:
         raise UserError(f"a certificate of {clips} clips; give at least 1")
-    parts = _parts(workspace, study, {"head": head, "arm": arm, "layer": layer})
-    profile = _profile(parts, profile)
-    path = _place(output or parts.study.plan.folder / f"{parts.choice.head}-{profile}.onnx")
-    made = _export(parts, workspace, profile, path, root, clips, settings)
+    inputs = collect_inputs(workspace, study, {"head": head, "arm": arm, "layer": layer})
+    profile = _resolve_profile(inputs, profile)
+    path = _check_output_path(output or inputs.study.plan.folder / f"{inputs.choice.head}-{profile}.onnx")
+    result = _export_file(inputs, workspace, profile, path, root, clips, settings)
     if not refit:
-        return made
-    roots = {parts.corpus: root} if root else {}
-    name = refitting.run(workspace, parts.study, parts.choice, path, roots).study.name
-    anew = _parts(workspace, name, {})
-    won = refitting.won_back(parts.study, parts.choice, anew.study, anew.choice)
-    return _export(
-        anew, workspace, profile, path.with_stem(f"{path.stem}-refit"), root, clips, settings, {"refit": won}
+        return result
+    roots = {inputs.corpus: root} if root else {}
+    name = refitting.run(workspace, inputs.study, inputs.choice, path, roots).study.name
+    refitted = collect_inputs(workspace, name, {})
+    gain = refitting.compare_refit(inputs.study, inputs.choice, refitted.study, refitted.choice)
+    return _export_file(
+        refitted, workspace, profile, path.with_stem(f"{path.stem}-refit"), root, clips, settings, {"refit": gain}
     )
 
 
-def _profile(parts: Parts, asked: str | None) -> str:
+def _resolve_profile(inputs: StitchInputs, requested: str | None) -> str:
     """What was asked for, else `size`; of a study on an exported file's features the file's own."""
     from embedkit.export import assemble, quantize
 
-    if asked and asked not in quantize.PROFILES:
-        raise UserError(f"profile '{asked}'{did_you_mean(asked, quantize.PROFILES)}")
-    if parts.spec.family != "exported":
-        return asked or "size"
-    own = assemble.metadata(parts.spec.folder)["profile"]
-    if asked not in (None, own):
+    if requested and requested not in quantize.PROFILES:
+        raise UserError(f"profile '{requested}'{did_you_mean(requested, quantize.PROFILES)}")
+    if inputs.spec.family != "exported":
+        return requested or "size"
+    file_profile = assemble.read_metadata(inputs.spec.folder)["profile"]
+    if requested not in (None, file_profile):
         raise UserError(
-            f"{parts.spec.folder}: it is of profile {own}, and so is what is made of it; leave --profile out"
+            f"{inputs.spec.folder}: it is of profile {file_profile}, and so is what is made of it; leave --profile out"
         )
-    return own
+    return file_profile
 
 
-def _export(
-    parts: Parts,
+def _export_file(
+    inputs: StitchInputs,
     workspace: Workspace,
     profile: str,
     path: Path,
     root: Path | None,
     clips: int,
     settings: Mapping[str, Any] | None,
-    more: Mapping[str, Any] | None = None,
+    extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Make the file, certify it and write it; more: what else its certificate says."""
     from embedkit.export import assemble, quantize
 
-    limits = _limits(parts, settings)
-    heard = _clips(parts, workspace, root, clips)
-    plain = _float_graph(parts)
-    if parts.spec.family == "exported":  # all but the new head is as small as it will be
-        final = plain if profile == "float" else quantize.in_8_bits(plain)
+    limits = _read_limits(inputs, settings)
+    certificate_clips = select_clips(inputs, workspace, root, clips)
+    float_graph = build_float_graph(inputs)
+    if inputs.spec.family == "exported":  # all but the new head is as small as it will be
+        profile_graph = float_graph if profile == "float" else quantize.quantize_to_8_bits(float_graph)
     else:
-        final = quantize.PROFILES[profile](plain, [] if profile == "float" else heard.calibration())
-    counts = quantize.check(final, profile)
-    data = assemble.finished(final, _metadata(parts, profile))
-    held = {"float": limits.float, "file": getattr(limits, profile)}
+        profile_graph = quantize.PROFILES[profile](
+            float_graph, [] if profile == "float" else certificate_clips.decode_calibration()
+        )
+    counts = quantize.check_profile(profile_graph, profile)
+    data = assemble.serialize_model(profile_graph, build_metadata(inputs, profile))
+    way_limits = {"float": limits.float, "file": getattr(limits, profile)}
     certificate = {
-        **_of(parts, profile, data),
-        **_checked(parts, heard, assemble.finished(plain, {}), data, held),
+        **identify_file(inputs, profile, data),
+        **certify_file(inputs, certificate_clips, assemble.serialize_model(float_graph, {}), data, way_limits),
         "quantized": counts["nodes"],
         "four_bit": counts["four_bit"],
         "integer_products": counts["integer"],
         "weight_bytes": counts["bytes"],
-        **(more or {}),
+        **(extra or {}),
     }
-    card = _write(path, data, certificate, _about(parts))
+    card = _write_files(path, data, certificate, describe_origin(inputs))
     return {"model": str(path), "bytes": len(data), "certificate": certificate, "card": str(card)}
 
 
-def _place(path: Path) -> Path:
+def _check_output_path(path: Path) -> Path:
     """Where the file will lie; UserError before the long work where it cannot."""
     if not path.parent.is_dir():
         raise UserError(f"{path.parent}: no such folder; make it, or give another -o")
@@ -131,7 +133,7 @@ def _place(path: Path) -> Path:
     return path
 
 
-def _limits(parts: Parts, settings: Mapping[str, Any] | None) -> Certificate:
+def _read_limits(inputs: StitchInputs, settings: Mapping[str, Any] | None) -> Certificate:
     """The limits of the study's card, and what is set beside them; CardError for what cannot be."""
     from embedkit import cards
     from embedkit.errors import CardError
@@ -139,12 +141,12 @@ def _limits(parts: Parts, settings: Mapping[str, Any] | None) -> Certificate:
     for key in settings or {}:
         if not key.startswith("certificate."):
             raise CardError(f"--set {key}: an export knows only certificate.PROFILE.LIMIT, e.g. certificate.size.flips")
-    study = parts.study.plan.study
-    own = study.model_dump(mode="json", include={"certificate"})
-    return cards.build(cards.Study, own, settings, where=study.name).certificate
+    study = inputs.study.plan.study
+    card_settings = study.model_dump(mode="json", include={"certificate"})
+    return cards.build(cards.Study, card_settings, settings, where=study.name).certificate
 
 
-def _write(path: Path, data: bytes, certificate: dict[str, Any], about: dict[str, Any]) -> Path:
+def _write_files(path: Path, data: bytes, certificate: dict[str, Any], about: dict[str, Any]) -> Path:
     """The certificate, the model card, then the file; none bears its name before it is whole. Returns the card's place.
 
     EmbedkitError past the limits: then there is only the certificate, and its name says so.
@@ -161,6 +163,6 @@ def _write(path: Path, data: bytes, certificate: dict[str, Any], about: dict[str
         )
     rejected.unlink(missing_ok=True)
     files.write_bytes(path.with_suffix(".certificate.json"), document)
-    files.write_bytes(card, modelcard.page(path.name, certificate, about).encode())
+    files.write_bytes(card, modelcard.build_page(path.name, certificate, about).encode())
     files.write_bytes(path, data)
     return card

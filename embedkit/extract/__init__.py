@@ -7,20 +7,20 @@ This process alone writes the file; a kill costs the rows in flight.
 
 from __future__ import annotations
 
-from embedkit.extract.clip import Clip, Encode, Listen, Task
-from embedkit.extract.encode import CLIPS_A_WORKER, on_gpu
-from embedkit.extract.plan import ExtractPlan, Held, plan_pass
+from embedkit.extract.clip import Clip, ClipEncoder, ClipLoader, Task
+from embedkit.extract.encode import MIN_CLIPS_PER_WORKER, encode_in_batches
+from embedkit.extract.plan import CacheState, ExtractPlan, plan_pass
 from embedkit.extract.run import extract_corpus
 
 __all__ = [
-    "CLIPS_A_WORKER",
+    "MIN_CLIPS_PER_WORKER",
+    "CacheState",
     "Clip",
-    "Encode",
+    "ClipEncoder",
+    "ClipLoader",
     "ExtractPlan",
-    "Held",
-    "Listen",
     "Task",
+    "encode_in_batches",
     "extract_corpus",
-    "on_gpu",
     "plan_pass",
 ]

@@ -40,7 +40,7 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class Listen:
+class ClipLoader:
     """A clip's views, prepared and cut, ready to be encoded."""
 
     folder: Path
@@ -53,8 +53,8 @@ class Listen:
             wave = read_sound(self.folder, task.utterance)
             clip.seconds, clip.digest = len(wave) / audio.RATE, audio.digest(wave)
             prepared = audio.prepare(wave, self.recipe.sound)
-            views = augment.views(prepared, self.recipe, task.utterance.id, self.views) if self.views else []
-            clip.waves = [audio.cut(view, self.recipe.sound) for view in (prepared, *views)]
+            views = augment.make_views(prepared, self.recipe, task.utterance.id, self.views) if self.views else []
+            clip.waves = [audio.cut_to_length(view, self.recipe.sound) for view in (prepared, *views)]
         except ClipError as error:
             clip.reason = str(error)
         return clip
@@ -64,32 +64,32 @@ class Listen:
         return audio.padded_length(self.recipe.sound)
 
 
-class Encode:
+class ClipEncoder:
     """A clip's features, on a CPU. The encoder is loaded for the first clip that has sound."""
 
-    def __init__(self, listen: Listen, spec: encoders.Spec) -> None:
-        self.listen, self.spec = listen, spec
+    def __init__(self, loader: ClipLoader, spec: encoders.Spec) -> None:
+        self.loader, self.spec = loader, spec
         self._encoder: encoders.Encoder | None = None
 
     def __call__(self, task: Task) -> Clip:
-        clip = self.listen(task)
+        clip = self.loader(task)
         if not clip.reason:
             if self._encoder is None:
-                recipe = self.listen.recipe
+                recipe = self.loader.recipe
                 self._encoder = encoders.load(self.spec, recipe.precision, "cpu", recipe.sound.crop)
-            pool(clip, self._encoder, self.listen.pad_to)
+            pool_clip(clip, self._encoder, self.loader.pad_to)
         return clip
 
 
-def pool(clip: Clip, encoder: encoders.Encoder, pad_to: int) -> None:
+def pool_clip(clip: Clip, encoder: encoders.Encoder, pad_to: int) -> None:
     """Turn a clip's waves into features, one by one."""
     try:
-        keep(clip, [encoder.pool(wave, pad_to=pad_to) for wave in clip.waves])
+        store_features(clip, [encoder.pool(wave, pad_to=pad_to) for wave in clip.waves])
     except ClipError as error:
         clip.waves, clip.reason = [], str(error)
 
 
-def keep(clip: Clip, pooled: Sequence[npt.NDArray[np.float32]]) -> None:
+def store_features(clip: Clip, pooled: Sequence[npt.NDArray[np.float32]]) -> None:
     """Round a clip's features, [layer, stat, dim] a view, to float16, or say which of them does not fit."""
     exact = np.stack(pooled)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -98,8 +98,8 @@ def keep(clip: Clip, pooled: Sequence[npt.NDArray[np.float32]]) -> None:
     if np.isfinite(rounded).all():
         clip.features = rounded
         return
-    view, layer, stat, at = np.argwhere(~np.isfinite(rounded))[0]
-    value = exact[view, layer, stat, at]
+    view, layer, stat, position = np.argwhere(~np.isfinite(rounded))[0]
+    value = exact[view, layer, stat, position]
     clip.reason = (
         f"view {view}, layer {layer}: its {encoders.STATS[stat]} holds {value:.6g}, outside float16 (at most 65504)"
     )

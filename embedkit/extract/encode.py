@@ -11,32 +11,34 @@ from typing import Any
 
 from embedkit import audio, encoders
 from embedkit.errors import ClipError, UserError
-from embedkit.extract.clip import Clip, Encode, Listen, Task, keep, pool
-from embedkit.threads import cores, one_thread
+from embedkit.extract.clip import Clip, ClipEncoder, ClipLoader, Task, pool_clip, store_features
+from embedkit.threads import count_cores, one_thread
 from embedkit.workers import map_in_workers
 
 BATCH_SECONDS = 480.0  # of sound (s) that a GPU is given at a time
-CLIPS_A_WORKER = 8  # at least, unless asked for otherwise: a worker takes seconds to start
+MIN_CLIPS_PER_WORKER = 8  # at least, unless asked for otherwise: a worker takes seconds to start
 
 
-def _encoded(
-    tasks: Sequence[Task], listen: Listen, spec: encoders.Spec, jobs: int | None, device: str
+def encode_tasks(
+    tasks: Sequence[Task], loader: ClipLoader, spec: encoders.Spec, jobs: int | None, device: str
 ) -> Generator[list[Clip]]:
     """Every task's clip, in small groups, in the order in which they are ready."""
-    jobs = min(jobs, len(tasks)) if jobs else max(1, min(cores(), len(tasks) // CLIPS_A_WORKER))
-    if _device(device) == "cuda":
-        encoder = encoders.load(spec, listen.recipe.precision, "cuda", listen.recipe.sound.crop)
-        yield from on_gpu(_ready_ahead(map_in_workers(listen, tasks, jobs), 2 * jobs), encoder, listen.pad_to)
+    jobs = min(jobs, len(tasks)) if jobs else max(1, min(count_cores(), len(tasks) // MIN_CLIPS_PER_WORKER))
+    if _resolve_device(device) == "cuda":
+        encoder = encoders.load(spec, loader.recipe.precision, "cuda", loader.recipe.sound.crop)
+        yield from encode_in_batches(
+            _prefetch_clips(map_in_workers(loader, tasks, jobs), 2 * jobs), encoder, loader.pad_to
+        )
     elif jobs == 1:
         with one_thread():
-            for clip in map_in_workers(Encode(listen, spec), tasks, 1):
+            for clip in map_in_workers(ClipEncoder(loader, spec), tasks, 1):
                 yield [clip]
     else:
-        for clip in map_in_workers(Encode(listen, spec), tasks, jobs):
+        for clip in map_in_workers(ClipEncoder(loader, spec), tasks, jobs):
             yield [clip]
 
 
-def on_gpu(clips: Iterable[Clip], encoder: Any, pad_to: int) -> Iterator[list[Clip]]:
+def encode_in_batches(clips: Iterable[Clip], encoder: Any, pad_to: int) -> Iterator[list[Clip]]:
     """Encode clips in batches of some minutes of sound."""
     batch: list[Clip] = []
     samples = 0
@@ -44,28 +46,28 @@ def on_gpu(clips: Iterable[Clip], encoder: Any, pad_to: int) -> Iterator[list[Cl
         batch.append(clip)
         samples += sum(map(len, clip.waves))
         if samples >= BATCH_SECONDS * audio.RATE:
-            yield _encoded_together(batch, encoder, pad_to)
+            yield _encode_batch(batch, encoder, pad_to)
             batch, samples = [], 0
     if batch:
-        yield _encoded_together(batch, encoder, pad_to)
+        yield _encode_batch(batch, encoder, pad_to)
 
 
-def _encoded_together(batch: list[Clip], encoder: Any, pad_to: int) -> list[Clip]:
-    sound = [clip for clip in batch if not clip.reason]
+def _encode_batch(batch: list[Clip], encoder: Any, pad_to: int) -> list[Clip]:
+    usable = [clip for clip in batch if not clip.reason]
     try:
         pooled = iter(
-            encoder.pool_many([wave for clip in sound for wave in clip.waves], pad_to=pad_to) if sound else []
+            encoder.pool_many([wave for clip in usable for wave in clip.waves], pad_to=pad_to) if usable else []
         )
     except (ClipError, AttributeError):  # one of them is the culprit, or this encoder has no batches: one by one
-        for clip in sound:
-            pool(clip, encoder, pad_to)
+        for clip in usable:
+            pool_clip(clip, encoder, pad_to)
         return batch
-    for clip in sound:
-        keep(clip, list(islice(pooled, len(clip.waves))))
+    for clip in usable:
+        store_features(clip, list(islice(pooled, len(clip.waves))))
     return batch
 
 
-def _device(device: str) -> str:
+def _resolve_device(device: str) -> str:
     if device == "cpu":
         return "cpu"
     import torch
@@ -77,29 +79,29 @@ def _device(device: str) -> str:
     return "cpu"
 
 
-def _ready_ahead(clips: Generator[Clip], depth: int) -> Iterator[Clip]:
+def _prefetch_clips(clips: Generator[Clip], depth: int) -> Iterator[Clip]:
     """The same clips, up to depth of them fetched in a thread while the caller is busy."""
     ready: queue.Queue[Clip | BaseException | None] = queue.Queue(depth)
     wanted = True
 
-    def put(item: Clip | BaseException | None) -> None:
+    def put_item(item: Clip | BaseException | None) -> None:
         while wanted:
             with suppress(queue.Full):
                 ready.put(item, timeout=0.1)
                 break
 
-    def fetch() -> None:
+    def fetch_clips() -> None:
         try:
             with closing(clips):
                 for clip in clips:
-                    put(clip)
+                    put_item(clip)
                     if not wanted:
                         break
-            put(None)
+            put_item(None)
         except BaseException as error:
-            put(error)
+            put_item(error)
 
-    thread = threading.Thread(target=fetch, daemon=True)
+    thread = threading.Thread(target=fetch_clips, daemon=True)
     thread.start()
     try:
         while (item := ready.get()) is not None:

@@ -12,14 +12,14 @@ import numpy.typing as npt
 
 from embedkit import cache
 from embedkit.cache import MISSING, SKIPPED, Cache, Identity
-from embedkit.corpora import Utterance, select, spread
+from embedkit.corpora import Utterance, pick_balanced_rows, select_rows
 from embedkit.errors import CacheError
 
 Labels = Literal["mapped", "all"]
 
 
 @dataclass(frozen=True)
-class Held:
+class CacheState:
     """What a cache file holds before the pass."""
 
     identity: Identity
@@ -27,8 +27,8 @@ class Held:
     done: npt.NDArray[np.uint8]
 
     @classmethod
-    def of(cls, file: Cache) -> Held:
-        return cls(file.identity, file.utterances(), file.done)
+    def of(cls, file: Cache) -> CacheState:
+        return cls(file.identity, file.read_utterances(), file.done)
 
 
 @dataclass(frozen=True)
@@ -47,23 +47,23 @@ def plan_pass(
     utterances: Sequence[Utterance],
     label_map: Mapping[str, Sequence[str]],
     limit: int | None = None,
-    held: Held | None = None,
+    state: CacheState | None = None,
 ) -> ExtractPlan:
-    """Decide what to do; held: None lays a new file out.
+    """Decide what to do; state: None lays a new file out.
 
     Raises CacheError where the file at path is of other settings or other rows, CorpusError where there are no rows.
     """
-    if held is None:
-        rows = select(wanted.corpus, utterances, label_map, wanted.labels)
-        return ExtractPlan(wanted, rows, spread(rows, limit), [])
-    if differences := wanted.differences(held.identity):
+    if state is None:
+        rows = select_rows(wanted.corpus, utterances, label_map, wanted.labels)
+        return ExtractPlan(wanted, rows, pick_balanced_rows(rows, limit), [])
+    if differences := wanted.list_differences(state.identity):
         raise CacheError(
             f"{path}: made with other settings: {', '.join(differences)}; --fresh begins anew, a recipe of another name"
             " keeps both"
         )
-    rows = select(wanted.corpus, utterances, label_map, held.identity.labels)
-    if changed := cache.changes(held.rows, rows):
+    rows = select_rows(wanted.corpus, utterances, label_map, state.identity.labels)
+    if changed := cache.describe_changes(state.rows, rows):
         raise CacheError(f"{path}: the corpus has changed since, its rows: {changed}; --fresh begins anew")
-    chosen = spread(held.rows, limit)
-    todo = [row for row in chosen if held.done[row] == MISSING]
-    return ExtractPlan(held.identity, held.rows, todo, [row for row in chosen if held.done[row] == SKIPPED])
+    chosen = pick_balanced_rows(state.rows, limit)
+    todo = [row for row in chosen if state.done[row] == MISSING]
+    return ExtractPlan(state.identity, state.rows, todo, [row for row in chosen if state.done[row] == SKIPPED])

@@ -20,11 +20,11 @@ from embedkit.cache import DONE, MISSING, Cache, Identity
 from embedkit.cards import Recipe
 from embedkit.corpora import read_sound
 from embedkit.errors import ClipError, EmbedkitError, UserError
-from embedkit.extract.clip import Clip, Listen, Task
-from embedkit.extract.encode import _encoded
-from embedkit.extract.plan import ExtractPlan, Held, Labels, plan_pass
+from embedkit.extract.clip import Clip, ClipLoader, Task
+from embedkit.extract.encode import encode_tasks
+from embedkit.extract.plan import CacheState, ExtractPlan, Labels, plan_pass
 from embedkit.progress import progress_bar
-from embedkit.workers import Broken
+from embedkit.workers import WorkerError
 from embedkit.workspace import Workspace
 
 
@@ -54,26 +54,26 @@ def extract_corpus(
     Raises CorpusError, EncoderError, CacheError where the pass cannot begin; EmbedkitError where it was stopped (the
     same command goes on from there).
     """
-    _check(views, limit, jobs, labels)
-    place = workspace.corpus_root(corpus, root)
+    _check_options(views, limit, jobs, labels)
+    place = workspace.resolve_corpus_root(corpus, root)
     spec = encoders.resolve(encoder or recipe.encoder)
     wanted = Identity.of(corpus, recipe, spec, views=views, labels=labels)
     path = workspace.cache_file(recipe.name, spec.slug, corpus)
-    utterances, label_map = corpora.load(corpus, place), corpora.reader(corpus, place).LABELS
+    utterances, label_map = corpora.load(corpus, place), corpora.find_reader(corpus, place).LABELS
     with ExitStack() as stack:
         file = stack.enter_context(Cache.open(path, write=True)) if path.exists() and not fresh else None
-        todo = plan_pass(path, wanted, utterances, label_map, limit, Held.of(file) if file else None)
+        extract_plan = plan_pass(path, wanted, utterances, label_map, limit, CacheState.of(file) if file else None)
         if file is None:
-            cache.create(path, todo.identity, todo.rows, spec.layers, spec.dim)
+            cache.create_cache(path, extract_plan.identity, extract_plan.rows, spec.layers, spec.dim)
             file = stack.enter_context(Cache.open(path, write=True))
         # What is in effect stands in the file: a recipe of fewer views may say other augmentation, or none.
-        in_effect = cards.build(Recipe, todo.identity.recipe, where=str(path))
-        listen = Listen(corpora.folder(corpus, place), in_effect, todo.identity.views)
-        speed = _run(file, todo, listen, spec, jobs, device, progress)
-        return _report(file, speed)
+        effective_recipe = cards.build(Recipe, extract_plan.identity.recipe, where=str(path))
+        loader = ClipLoader(corpora.folder(corpus, place), effective_recipe, extract_plan.identity.views)
+        speed = _run_pass(file, extract_plan, loader, spec, jobs, device, progress)
+        return _build_report(file, speed)
 
 
-def _check(views: int | None, limit: int | None, jobs: int | None, labels: str) -> None:
+def _check_options(views: int | None, limit: int | None, jobs: int | None, labels: str) -> None:
     for flag, value, least in (("--views", views, 0), ("--limit", limit, 1), ("--jobs", jobs, 1)):
         if value is not None and value < least:
             raise UserError(f"{flag} {value}: expected at least {least}")
@@ -81,7 +81,7 @@ def _check(views: int | None, limit: int | None, jobs: int | None, labels: str) 
         raise UserError(f"--labels {labels}: expected mapped or all")
 
 
-def _report(file: Cache, speed: float) -> dict[str, Any]:
+def _build_report(file: Cache, speed: float) -> dict[str, Any]:
     done = file.done
     report: dict[str, Any] = {
         "cache": str(file.path),
@@ -94,47 +94,47 @@ def _report(file: Cache, speed: float) -> dict[str, Any]:
     return {**report, "weights": "random"} if file.identity.random else report
 
 
-def _run(
+def _run_pass(
     file: Cache,
-    todo: ExtractPlan,
-    listen: Listen,
+    extract_plan: ExtractPlan,
+    loader: ClipLoader,
     spec: encoders.Spec,
     jobs: int | None,
     device: str,
     progress: bool | None,
 ) -> float:
     """Do what is planned. Returns seconds of sound a second."""
-    rows = sorted([*todo.todo, *_changed(file, todo, listen)])
+    rows = sorted([*extract_plan.todo, *_find_changed_rows(file, extract_plan, loader)])
     if not rows:
         return 0.0
-    tasks = [Task(row, todo.rows[row]) for row in rows]
-    begin, heard = time.monotonic(), 0.0
+    tasks = [Task(row, extract_plan.rows[row]) for row in rows]
+    begin, seconds = time.monotonic(), 0.0
     try:
         with (
-            closing(_encoded(tasks, listen, spec, jobs, device)) as groups,
+            closing(encode_tasks(tasks, loader, spec, jobs, device)) as batches,
             progress_bar(len(tasks), unit="clip", show=progress) as bar,
         ):
-            for clips in groups:
-                _write(file, clips)
+            for clips in batches:
+                _write_clips(file, clips)
                 bar.update(len(clips))
-                heard += sum(clip.seconds for clip in clips if clip.features is not None)
+                seconds += sum(clip.seconds for clip in clips if clip.features is not None)
     except KeyboardInterrupt:
-        raise EmbedkitError(f"stopped; {_kept(file)}") from None
-    except Broken as error:
-        raise EmbedkitError(f"{error}; {_kept(file)}") from None
-    return heard / (time.monotonic() - begin)
+        raise EmbedkitError(f"stopped; {_describe_kept_rows(file)}") from None
+    except WorkerError as error:
+        raise EmbedkitError(f"{error}; {_describe_kept_rows(file)}") from None
+    return seconds / (time.monotonic() - begin)
 
 
-def _changed(file: Cache, todo: ExtractPlan, listen: Listen) -> list[int]:
+def _find_changed_rows(file: Cache, extract_plan: ExtractPlan, loader: ClipLoader) -> list[int]:
     """Of the rows skipped before, those whose sound is another now; without encoding anything."""
-    if not todo.retry:
+    if not extract_plan.retry:
         return []
     digests, reasons = file.audio_digests, dict(file.skipped())
     changed = []
-    for row in todo.retry:
-        utterance = todo.rows[row]
+    for row in extract_plan.retry:
+        utterance = extract_plan.rows[row]
         try:
-            if audio.digest(read_sound(listen.folder, utterance)) != digests[row]:
+            if audio.digest(read_sound(loader.folder, utterance)) != digests[row]:
                 changed.append(row)
         except ClipError as error:
             if str(error) != reasons[utterance.id]:
@@ -142,19 +142,19 @@ def _changed(file: Cache, todo: ExtractPlan, listen: Listen) -> list[int]:
     return changed
 
 
-def _kept(file: Cache) -> str:
+def _describe_kept_rows(file: Cache) -> str:
     done = int((file.done != MISSING).sum())
     return f"{done} of {file.rows} rows are kept, and the same command (without --fresh) goes on from there"
 
 
-def _write(file: Cache, clips: Sequence[Clip]) -> None:
-    good = [(clip, clip.features) for clip in clips if clip.features is not None]
-    if good:
-        file.fill(
-            [clip.row for clip, _ in good],
-            np.stack([features for _, features in good]),
-            [clip.seconds for clip, _ in good],
-            [clip.digest for clip, _ in good],
+def _write_clips(file: Cache, clips: Sequence[Clip]) -> None:
+    encoded = [(clip, clip.features) for clip in clips if clip.features is not None]
+    if encoded:
+        file.fill_rows(
+            [clip.row for clip, _ in encoded],
+            np.stack([features for _, features in encoded]),
+            [clip.seconds for clip, _ in encoded],
+            [clip.digest for clip, _ in encoded],
         )
     for clip in clips:
         if clip.features is None:

@@ -6,18 +6,18 @@ A head fits features X [row, dim] and class names y [row]. `views` [row, K, dim]
 
 from __future__ import annotations
 
-from embedkit.heads._base import Estimator, class_columns, stack
-from embedkit.heads._registry import build, check, kinds, load, rounds, save, to_onnx
+from embedkit.heads._base import Estimator, class_columns, stack_views
+from embedkit.heads._registry import build, check_card, find_rounds_parameter, list_kinds, load, save, to_onnx
 
 __all__ = [
     "Estimator",
     "build",
-    "check",
+    "check_card",
     "class_columns",
-    "kinds",
+    "find_rounds_parameter",
+    "list_kinds",
     "load",
-    "rounds",
     "save",
-    "stack",
+    "stack_views",
     "to_onnx",
 ]

@@ -35,7 +35,7 @@ class Estimator(Protocol):
         ...
 
 
-class Module(Protocol):
+class HeadModule(Protocol):
     """What a module of this folder offers."""
 
     VIEWS: tuple[str, ...]  # what a card of this kind may say under `views`
@@ -63,9 +63,9 @@ def class_columns(estimator: Estimator) -> list[int]:
     return [CLASSES.index(name) for name in estimator.classes_]
 
 
-def standard(X: Array, on: bool = True) -> tuple[Array, Array]:
+def compute_mean_and_scale(X: Array, enabled: bool = True) -> tuple[Array, Array]:
     """Mean and standard deviation of each column (1 where it is constant), float64; 0 and 1 where not `on`."""
-    if not on:
+    if not enabled:
         return np.zeros(X.shape[1]), np.ones(X.shape[1])
     from sklearn.preprocessing import StandardScaler
 
@@ -73,7 +73,7 @@ def standard(X: Array, on: bool = True) -> tuple[Array, Array]:
     return scaler.mean_, scaler.scale_
 
 
-def stack(X: Array, y: Array, views: Array | None) -> tuple[Array, Array, Array, Array]:
+def stack_views(X: Array, y: Array, views: Array | None) -> tuple[Array, Array, Array, Array]:
     """Rows and their K views below each other: X [row * (1 + K), dim], y, weights 1 / (1 + K), the row of each."""
     rows = np.arange(len(X))
     if views is None:
@@ -89,15 +89,15 @@ def check_views(X: Array, views: Array | None) -> None:
         raise ValueError(f"views have shape {views.shape}, expected ({len(X)}, K, {X.shape[1]})")
 
 
-def class_index(classes: Array, y: Array) -> npt.NDArray[np.int64]:
+def index_labels(classes: Array, y: Array) -> npt.NDArray[np.int64]:
     """The place of each label in `classes` (sorted). ValueError for a label that training does not have."""
-    strange = np.setdiff1d(y, classes)
-    if len(strange):
-        raise ValueError(f"validation holds class '{strange[0]}', which the training rows do not")
+    unknown = np.setdiff1d(y, classes)
+    if len(unknown):
+        raise ValueError(f"validation holds class '{unknown[0]}', which the training rows do not")
     return np.searchsorted(classes, y)
 
 
-def two_classes(y: Array) -> tuple[Array, npt.NDArray[np.int64]]:
+def find_classes(y: Array) -> tuple[Array, npt.NDArray[np.int64]]:
     """The sorted classes of y, and the place of each label in them. ValueError where there is only one."""
     from sklearn.utils.multiclass import check_classification_targets
 

@@ -25,15 +25,15 @@ class Network:
         bounds = torch.tensor(ends).repeat_interleave(torch.tensor(sizes))
         self.parameters = (2 * torch.rand(sum(sizes), generator=generator) - 1) * bounds
         self.gradient = torch.zeros_like(self.parameters)
-        self.w1, self.b1, self.w2, self.b2, self.mix = _pieces(self.parameters, shapes)
-        self.g1, self.h1, self.g2, self.h2, self.g_mix = _pieces(self.gradient, shapes)
+        self.w1, self.b1, self.w2, self.b2, self.mix = _split_tensor(self.parameters, shapes)
+        self.g1, self.h1, self.g2, self.h2, self.g_mix = _split_tensor(self.gradient, shapes)
         self.activation, self.layers = activation, layers
 
     def weights(self) -> Tensor:
         """What each layer weighs [layers], with sum 1."""
         return torch.softmax(self.mix, 0) if self.layers > 1 else torch.ones(1)
 
-    def summed(self, x: Tensor) -> Tensor:
+    def sum_layers(self, x: Tensor) -> Tensor:
         """The weighted sum of a row's layers [row, dim]; after Yang et al., "SUPERB", 2021."""
         return x if self.layers == 1 else (self.weights() @ x.view(len(x), self.layers, -1))
 
@@ -48,12 +48,12 @@ class Network:
             return h * below, density.mul_(h).add_(below)
         return h, None
 
-    def logits(self, x: Tensor) -> Tensor:
-        return torch.addmm(self.b2, self.hidden(self.summed(x))[0], self.w2)
+    def compute_logits(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.b2, self.hidden(self.sum_layers(x))[0], self.w2)
 
     def backward(self, x: Tensor, target: Tensor, gamma: float, mask: Tensor | None) -> None:
         """Fill `gradient` for one batch. target: a_y q [row, class]; mask: dropout's 0 or 1 / keep [row, hidden]."""
-        z = self.summed(x)
+        z = self.sum_layers(x)
         active, slope = self.hidden(z)
         if mask is not None:
             active = active * mask
@@ -85,7 +85,7 @@ def focal_gradient(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
     return u.addcmul_(p, u.sum(1, keepdim=True), value=-1).div_(len(u))
 
 
-def _pieces(flat: Tensor, shapes: list[tuple[int, ...]]) -> list[Tensor]:
+def _split_tensor(flat: Tensor, shapes: list[tuple[int, ...]]) -> list[Tensor]:
     parts = torch.split(flat, [math.prod(shape) for shape in shapes])
     return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
@@ -106,10 +106,10 @@ class Optimizer:
         )  # fmt: skip
 
 
-def rate(step: int, steps: int, warmup: float) -> float:
+def compute_lr_factor(step: int, steps: int, warmup: float) -> float:
     """The share of the peak rate at a step (from 0): linear from 0 over the first ones, then half a cosine to 0.
 
-    >>> [round(rate(s, 10, 0.2), 3) for s in (0, 1, 2, 6, 9)]
+    >>> [round(compute_lr_factor(s, 10, 0.2), 3) for s in (0, 1, 2, 6, 9)]
     [0.0, 0.5, 1.0, 0.5, 0.038]
     """
     rise = math.ceil(steps * warmup)

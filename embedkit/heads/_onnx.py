@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 OPSET, IR = 21, 10
 
 
-def dense_onnx(
+def make_dense_onnx(
     layers: list[tuple[Array, Array]], activation: str, mean: Array, scale: Array, temperature: float
 ) -> onnx.ModelProto:
     """Layers of (weight [in, out], bias [out]) with one activation ("Relu", "Gelu") between, then a softmax.
@@ -40,10 +40,10 @@ def dense_onnx(
             flow = f"active{i}"
             nodes.append(helper.make_node(activation, [out], [flow], name=f"activation{i}"))
     nodes.append(helper.make_node("Softmax", ["logits"], ["probabilities"], name="softmax", axis=1))
-    return _model(nodes, tensors, len(mean), len(bias))
+    return _make_model(nodes, tensors, len(mean), len(bias))
 
 
-def skl_onnx(estimator: Any, dim: int, classes: int, temperature: float) -> onnx.ModelProto:
+def convert_with_skl2onnx(estimator: Any, dim: int, classes: int, temperature: float) -> onnx.ModelProto:
     """Any estimator that skl2onnx can convert: its probabilities, their logarithm as logits, softmax(logits / T)."""
     from onnx import helper, numpy_helper
     from skl2onnx import convert_sklearn
@@ -72,18 +72,18 @@ def skl_onnx(estimator: Any, dim: int, classes: int, temperature: float) -> onnx
         helper.make_node("Div", ["log_probabilities", "temperature"], ["logits"], name="divide"),
         helper.make_node("Softmax", ["logits"], ["probabilities"], name="softmax", axis=1),
     ]
-    return _model(nodes, tensors, dim, classes)
+    return _make_model(nodes, tensors, dim, classes)
 
 
-def _model(nodes: list[Any], tensors: list[Any], dim: int, classes: int) -> onnx.ModelProto:
+def _make_model(nodes: list[Any], tensors: list[Any], dim: int, classes: int) -> onnx.ModelProto:
     """One graph with the heads' input and outputs, checked."""
     from onnx import TensorProto, checker, helper
 
-    def value(name: str, width: int) -> Any:
+    def make_value_info(name: str, width: int) -> Any:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width])
 
-    outputs = [value("logits", classes), value("probabilities", classes)]
-    graph = helper.make_graph(nodes, "head", [value("embedding", dim)], outputs, tensors)
+    outputs = [make_value_info("logits", classes), make_value_info("probabilities", classes)]
+    graph = helper.make_graph(nodes, "head", [make_value_info("embedding", dim)], outputs, tensors)
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", 3)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=IR, producer_name="embedkit")
     checker.check_model(model, full_check=True)

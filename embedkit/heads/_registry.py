@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from embedkit.errors import CardError, ModelError, did_you_mean
-from embedkit.heads._base import Estimator, Module
+from embedkit.heads._base import Estimator, HeadModule
 
 if TYPE_CHECKING:
     import onnx
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 FORMAT = 1  # of the folder that `save` writes
 
 
-def kinds() -> list[str]:
+def list_kinds() -> list[str]:
     """Every kind of head that has a module."""
     modules = (module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
     return sorted(name for name in modules if not name.startswith("_"))
 
 
-def _module(kind: str, error: type[CardError] | type[ModelError], where: str) -> Module:
-    if kind not in kinds():
-        raise error(f"{where}: unknown kind '{kind}'{did_you_mean(kind, kinds())}")
-    return cast(Module, importlib.import_module(f"embedkit.heads.{kind}"))
+def _import_kind(kind: str, error: type[CardError] | type[ModelError], where: str) -> HeadModule:
+    if kind not in list_kinds():
+        raise error(f"{where}: unknown kind '{kind}'{did_you_mean(kind, list_kinds())}")
+    return cast(HeadModule, importlib.import_module(f"embedkit.heads.{kind}"))
 
 
 def build(card: cards.Head, seed: int = 0) -> Estimator:
@@ -44,68 +44,68 @@ def build(card: cards.Head, seed: int = 0) -> Estimator:
 
     Raises CardError for an unknown kind or parameter (with the nearest right one) and for a value out of range.
     """
-    where = _where(card)
-    module = _module(card.kind, CardError, where)
-    known = _known(module, card)
+    where = _locate_card(card)
+    module = _import_kind(card.kind, CardError, where)
+    known = _list_parameters(module, card)
     for key in card.fixed:
         if key not in known:
             raise CardError(f"{where}: unknown parameter 'fixed.{key}'{did_you_mean(key, known)}")
-    return _make(module, card.fixed, seed, where)
+    return _make_estimator(module, card.fixed, seed, where)
 
 
-def check(card: cards.Head) -> None:
+def check_card(card: cards.Head) -> None:
     """Everything that can be wrong with a card and shows without training: kind, views, parameters, search space.
 
     Raises CardError.
     """
     build(card)
-    where = _where(card)
-    module = _module(card.kind, CardError, where)
+    where = _locate_card(card)
+    module = _import_kind(card.kind, CardError, where)
     if card.views not in module.VIEWS:
         raise CardError(f"{where}: views = '{card.views}': kind {card.kind} knows {' and '.join(module.VIEWS)}")
-    known = _known(module, card)
+    known = _list_parameters(module, card)
     for key, space in card.search.items():
         if key not in known:
             raise CardError(f"{where}: unknown parameter 'search.{key}'{did_you_mean(key, known)}")
         for value in space.of if space.type == "choice" else (space.low, space.high):
-            _make(module, {**card.fixed, key: value}, 0, f"{where}: search.{key}")
+            _make_estimator(module, {**card.fixed, key: value}, 0, f"{where}: search.{key}")
 
 
-def rounds(card: cards.Head) -> str:
+def find_rounds_parameter(card: cards.Head) -> str:
     """The parameter with which a refit repeats an early stop without validation: "epochs", "n_estimators" or ""."""
-    return _module(card.kind, CardError, _where(card)).ROUNDS
+    return _import_kind(card.kind, CardError, _locate_card(card)).ROUNDS
 
 
-def _where(card: cards.Head) -> str:
+def _locate_card(card: cards.Head) -> str:
     return f"heads/{card.name}.toml" if card.name else "head"
 
 
-def _known(module: Module, card: cards.Head) -> list[str]:
+def _list_parameters(module: HeadModule, card: cards.Head) -> list[str]:
     """The parameters that a card may set; the seed is the study's."""
     try:
         signature = inspect.signature(module.constructor(card.fixed))
     except ValueError as error:
-        raise CardError(f"{_where(card)}: {error}") from None
-    own = ["estimator", "standardize"] if card.kind == "sklearn" else []
-    return own + [name for name in signature.parameters if name != "random_state"]
+        raise CardError(f"{_locate_card(card)}: {error}") from None
+    own_parameters = ["estimator", "standardize"] if card.kind == "sklearn" else []
+    return own_parameters + [name for name in signature.parameters if name != "random_state"]
 
 
-def _make(module: Module, parameters: Mapping[str, Any], seed: int, where: str) -> Estimator:
+def _make_estimator(module: HeadModule, parameters: Mapping[str, Any], seed: int, where: str) -> Estimator:
     chosen = {k: None if v == "none" and k != "activation" else v for k, v in parameters.items()}
     try:
         return cast(Estimator, module.make(chosen, seed))
     except (ValueError, TypeError) as error:
-        raise CardError(f"{where}: {_one_line(error)}") from None
+        raise CardError(f"{where}: {_format_error(error)}") from None
 
 
-def _one_line(error: Exception) -> str:
+def _format_error(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
 def save(kind: str, estimator: Estimator, folder: Path) -> None:
     """Write a fitted head as meta.json and arrays (safetensors, npz, LightGBM's text or ONNX); never a pickle."""
     folder.mkdir(parents=True, exist_ok=True)
-    extra = _module(kind, ModelError, str(folder)).save(estimator, folder)
+    extra = _import_kind(kind, ModelError, str(folder)).save(estimator, folder)
     meta = {"format": FORMAT, "kind": kind, "classes": estimator.classes_.tolist(), **extra}
     (folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
 
@@ -117,14 +117,16 @@ def load(kind: str, folder: Path) -> Estimator:
     """
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        found = (meta["format"], meta["kind"])
-        if found != (FORMAT, kind):
-            raise ModelError(f"{folder}: a head of format and kind {found}, expected {(FORMAT, kind)}; train it again")
-        return cast(Estimator, _module(kind, ModelError, str(folder)).load(folder, meta))
+        format_and_kind = (meta["format"], meta["kind"])
+        if format_and_kind != (FORMAT, kind):
+            raise ModelError(
+                f"{folder}: a head of format and kind {format_and_kind}, expected {(FORMAT, kind)}; train it again"
+            )
+        return cast(Estimator, _import_kind(kind, ModelError, str(folder)).load(folder, meta))
     except ModelError:
         raise
     except Exception as error:  # each format's library has errors of its own for a damaged file
-        raise ModelError(f"{folder}: no whole head of kind {kind} ({_one_line(error)}); train it again") from None
+        raise ModelError(f"{folder}: no whole head of kind {kind} ({_format_error(error)}); train it again") from None
 
 
 def to_onnx(kind: str, estimator: Estimator, temperature: float = 1.0) -> onnx.ModelProto:
@@ -135,4 +137,4 @@ def to_onnx(kind: str, estimator: Estimator, temperature: float = 1.0) -> onnx.M
     """
     if not temperature > 0:
         raise ValueError(f"temperature = {temperature}: expected a number above 0")
-    return _module(kind, ModelError, "to_onnx").to_onnx(estimator, temperature)
+    return _import_kind(kind, ModelError, "to_onnx").to_onnx(estimator, temperature)

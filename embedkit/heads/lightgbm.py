@@ -19,8 +19,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from embedkit.heads._base import Array, Validation, check_views, class_index, stack, two_classes
-from embedkit.heads._onnx import skl_onnx
+from embedkit.heads._base import Array, Validation, check_views, find_classes, index_labels, stack_views
+from embedkit.heads._onnx import convert_with_skl2onnx
 
 VIEWS = ("clean", "all")
 ROUNDS = "n_estimators"
@@ -89,22 +89,24 @@ class LightGBM(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self._validate_params()
         X, y = validate_data(self, X, y, dtype=np.float32)
         check_views(X, views)
-        self.classes_, index = two_classes(y)
-        everything, index, weight, _ = stack(X, index, views)
-        train = self._dataset(everything, index, weight)
-        held: list[lgb.Dataset] = []
+        self.classes_, index = find_classes(y)
+        everything, index, weight, _ = stack_views(X, index, views)
+        train = self._build_dataset(everything, index, weight)
+        validation_sets: list[lgb.Dataset] = []
         callbacks: list[Callable[..., Any]] = []
         if validation is not None:
-            held = [self._held(validation, train)]
+            validation_sets = [self._build_validation_set(validation, train)]
             callbacks = [lgb.early_stopping(self.patience, verbose=False)]
-        booster = lgb.train(self._settings(), train, self.n_estimators, valid_sets=held, callbacks=callbacks)
+        booster = lgb.train(self._settings(), train, self.n_estimators, valid_sets=validation_sets, callbacks=callbacks)
         self.best_iteration_ = booster.best_iteration if booster.best_iteration > 0 else self.n_estimators
         self.booster_ = lgb.Booster(model_str=booster.model_to_string(num_iteration=self.best_iteration_))
         return self
 
     def _settings(self) -> dict[str, Any]:
-        own = {k: v for k, v in self.get_params().items() if k not in ("n_estimators", "patience", "class_weight")}
-        return own | {
+        parameters = {
+            k: v for k, v in self.get_params().items() if k not in ("n_estimators", "patience", "class_weight")
+        }
+        return parameters | {
             "random_state": int(check_random_state(self.random_state).randint(2**31 - 1)),
             "objective": "multiclass",
             "num_class": len(self.classes_),
@@ -114,14 +116,16 @@ class LightGBM(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             "verbosity": -1,
         }
 
-    def _dataset(self, X: Array, index: Array, weight: Array, reference: lgb.Dataset | None = None) -> lgb.Dataset:
+    def _build_dataset(
+        self, X: Array, index: Array, weight: Array, reference: lgb.Dataset | None = None
+    ) -> lgb.Dataset:
         weight = weight * compute_sample_weight(self.class_weight, self.classes_[index])
         return lgb.Dataset(X, index, weight=weight, reference=reference, params={"verbosity": -1})
 
-    def _held(self, validation: Validation, train: lgb.Dataset) -> lgb.Dataset:
+    def _build_validation_set(self, validation: Validation, train: lgb.Dataset) -> lgb.Dataset:
         X = validate_data(self, validation[0], dtype=np.float32, reset=False)
-        index = class_index(self.classes_, np.asarray(validation[1]))
-        return self._dataset(X, index, np.ones(len(X)), reference=train)
+        index = index_labels(self.classes_, np.asarray(validation[1]))
+        return self._build_dataset(X, index, np.ones(len(X)), reference=train)
 
     def predict_proba(self, X: Array) -> Array:
         """Probabilities [row, class], float64."""
@@ -178,4 +182,4 @@ def to_onnx(estimator: LightGBM, temperature: float) -> Any:
         convert_lightgbm,
         options={"nocl": [True, False], "zipmap": [True, False, "columns"]},
     )
-    return skl_onnx(estimator, estimator.n_features_in_, len(estimator.classes_), temperature)
+    return convert_with_skl2onnx(estimator, estimator.n_features_in_, len(estimator.classes_), temperature)

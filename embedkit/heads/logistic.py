@@ -26,12 +26,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from embedkit.heads._base import Array, Validation, check_views, stack, standard, two_classes
-from embedkit.heads._onnx import dense_onnx
+from embedkit.heads._base import Array, Validation, check_views, compute_mean_and_scale, find_classes, stack_views
+from embedkit.heads._onnx import make_dense_onnx
 
 VIEWS = ("clean", "all")
 ROUNDS = ""
-LARGE, MANY = 1_000_000, 4  # numbers in X, and rows for each feature, from which on turning the features pays
+MIN_TURNED_SIZE, MIN_ROWS_PER_FEATURE = (
+    1_000_000,
+    4,
+)  # numbers in X, and rows for each feature, from which on turning the features pays
 
 
 class Logistic(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -62,15 +65,15 @@ class Logistic(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         validation: Validation | None = None,  # noqa: ARG002  every head takes it
     ) -> Logistic:
         """X [row, dim], y [row]. With views [row, K, dim] all are trained on, each with weight 1 / (1 + K)."""
-        regression = self._regression()
+        regression = self._build_regression()
         X, y = validate_data(self, X, y, dtype=np.float64)
         check_views(X, views)
-        self.classes_, _ = two_classes(y)
-        self.mean_, self.scale_ = standard(X)
-        everything, labels, weight, _ = stack(X, y, views)
+        self.classes_, _ = find_classes(y)
+        self.mean_, self.scale_ = compute_mean_and_scale(X)
+        everything, labels, weight, _ = stack_views(X, y, views)
         everything = (everything - self.mean_) / self.scale_
-        if len(self.classes_) > 2 and X.size >= LARGE and len(X) >= MANY * X.shape[1]:
-            return self._fit_turned(everything, labels, weight)
+        if len(self.classes_) > 2 and X.size >= MIN_TURNED_SIZE and len(X) >= MIN_ROWS_PER_FEATURE * X.shape[1]:
+            return self._fit_preconditioned(everything, labels, weight)
         regression.fit(everything, labels, None if views is None else weight)
         coef, intercept = regression.coef_, regression.intercept_
         if len(self.classes_) == 2:  # scikit-learn keeps one row, the second class's
@@ -78,7 +81,7 @@ class Logistic(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.coef_, self.intercept_, self.n_iter_ = coef, intercept, regression.n_iter_
         return self
 
-    def _fit_turned(self, X: Array, y: Array, weight: Array) -> Logistic:
+    def _fit_preconditioned(self, X: Array, y: Array, weight: Array) -> Logistic:
         """The optimum that scikit-learn looks for, on features [row, dim] turned so that the loss curves alike."""
         truth = (y[:, None] == self.classes_).astype(float)
         weight = weight * compute_sample_weight(self.class_weight, y)
@@ -88,7 +91,7 @@ class Logistic(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         bound[np.diag_indices_from(bound)] += max(penalty, 1e-9)  # without a penalty it may have no inverse
         turn = solve_triangular(cholesky(bound, lower=True), np.eye(len(bound)), lower=True)  # [dim, dim]
 
-        def loss(turned: Array) -> tuple[float, Array]:
+        def loss_and_gradient(turned: Array) -> tuple[float, Array]:
             """Cross-entropy with its penalty, and the gradient, at turned weights, half the intercept the last row."""
             turned = turned.reshape(-1, len(self.classes_))
             coef = turn.T @ turned[:-1]
@@ -103,17 +106,17 @@ class Logistic(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         start = np.zeros((X.shape[1] + 1) * len(self.classes_))
         options = {"maxiter": self.max_iter, "maxfun": 2 * self.max_iter, "gtol": self.tol, "ftol": 0.0}
-        found = minimize(loss, start, jac=True, method="L-BFGS-B", options=options)
-        if not found.success and found.nit >= self.max_iter:
+        result = minimize(loss_and_gradient, start, jac=True, method="L-BFGS-B", options=options)
+        if not result.success and result.nit >= self.max_iter:
             warnings.warn(
-                f"lbfgs did not converge in {found.nit} steps; raise max_iter", ConvergenceWarning, stacklevel=3
+                f"lbfgs did not converge in {result.nit} steps; raise max_iter", ConvergenceWarning, stacklevel=3
             )
-        turned = found.x.reshape(-1, len(self.classes_))
+        turned = result.x.reshape(-1, len(self.classes_))
         self.coef_, self.intercept_ = (turn.T @ turned[:-1]).T, 2 * (turned[-1] - turned[-1].mean())
-        self.n_iter_ = np.array([found.nit])
+        self.n_iter_ = np.array([result.nit])
         return self
 
-    def _regression(self) -> LogisticRegression:
+    def _build_regression(self) -> LogisticRegression:
         """Raises ValueError for a parameter out of range."""
         regression = LogisticRegression(**self.get_params())
         regression._validate_params()
@@ -138,7 +141,7 @@ def constructor(_: Mapping[str, Any]) -> type[Logistic]:
 
 def make(parameters: dict[str, Any], seed: int) -> Logistic:  # noqa: ARG001  lbfgs draws nothing
     estimator = Logistic(**parameters)
-    estimator._regression()
+    estimator._build_regression()
     return estimator
 
 
@@ -163,4 +166,4 @@ def load(folder: Path, meta: dict[str, Any]) -> Logistic:
 def to_onnx(estimator: Logistic, temperature: float) -> Any:
     """One Gemm, scaler and all, and a softmax."""
     layers = [(estimator.coef_.T, estimator.intercept_)]
-    return dense_onnx(layers, "", estimator.mean_, estimator.scale_, temperature)
+    return make_dense_onnx(layers, "", estimator.mean_, estimator.scale_, temperature)

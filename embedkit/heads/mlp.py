@@ -25,9 +25,9 @@ from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from embedkit.heads._base import Array, Validation, check_views, class_index, standard, two_classes
-from embedkit.heads._focal import Network, Optimizer, rate
-from embedkit.heads._onnx import dense_onnx
+from embedkit.heads._base import Array, Validation, check_views, compute_mean_and_scale, find_classes, index_labels
+from embedkit.heads._focal import Network, Optimizer, compute_lr_factor
+from embedkit.heads._onnx import make_dense_onnx
 from embedkit.threads import one_thread
 
 VIEWS = ("clean", "draw")
@@ -106,18 +106,18 @@ class MLP(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_views(X, views)
         if X.shape[1] % self.layers:
             raise ValueError(f"X has {X.shape[1]} features, which are not {self.layers} layers of one width")
-        self.classes_, index = two_classes(y)
-        self.mean_, self.scale_ = standard(X, self.standardize)
+        self.classes_, index = find_classes(y)
+        self.mean_, self.scale_ = compute_mean_and_scale(X, self.standardize)
         seed = check_random_state(self.random_state).randint(2**31 - 1)
         generator = torch.Generator().manual_seed(int(seed))
         pool = X[:, None] if views is None else np.concatenate([X[:, None], views], axis=1, dtype=np.float32)
         with one_thread(), torch.no_grad():
-            self.network_ = self._network(generator)
-            held = None if validation is None else self._validation(*validation)
-            self._train(self._scaled(pool), self._target(index), held, generator)
+            self.network_ = self._build_network(generator)
+            prepared = None if validation is None else self._prepare_validation(*validation)
+            self._train_network(self._scale_features(pool), self._build_target(index), prepared, generator)
         return self
 
-    def _network(self, generator: torch.Generator) -> Network:
+    def _build_network(self, generator: torch.Generator) -> Network:
         dim = self.n_features_in_ // self.layers
         return Network(dim, self.hidden, len(self.classes_), self.activation, generator, self.layers)
 
@@ -126,42 +126,42 @@ class MLP(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """What each layer weighs, with sum 1."""
         return [float(weight) for weight in self.network_.weights()]
 
-    def _scaled(self, X: Array) -> Tensor:
+    def _scale_features(self, X: Array) -> Tensor:
         if self.standardize:
             X = X - self.mean_.astype(np.float32)
             X /= self.scale_.astype(np.float32)  # in place: with five views this copy is 50 MB
         return torch.from_numpy(np.ascontiguousarray(X, dtype=np.float32))
 
-    def _target(self, index: Array) -> Tensor:
+    def _build_target(self, index: Array) -> Tensor:
         """a_y q of every row [row, class]."""
         weight = compute_sample_weight(self.class_weight, self.classes_[index])
         onehot = np.eye(len(self.classes_))[index]
         smooth = (1 - self.smoothing) * onehot + self.smoothing / len(self.classes_)
         return torch.from_numpy(weight[:, None] * smooth).float()
 
-    def _validation(self, X: Array, y: Array) -> tuple[Tensor, Array]:
+    def _prepare_validation(self, X: Array, y: Array) -> tuple[Tensor, Array]:
         X = validate_data(self, X, dtype=np.float32, reset=False)
-        return self._scaled(X), class_index(self.classes_, np.asarray(y))
+        return self._scale_features(X), index_labels(self.classes_, np.asarray(y))
 
-    def _train(
-        self, pool: Tensor, target: Tensor, held: tuple[Tensor, Array] | None, generator: torch.Generator
+    def _train_network(
+        self, pool: Tensor, target: Tensor, validation: tuple[Tensor, Array] | None, generator: torch.Generator
     ) -> None:
         """pool: every view of every row [row, 1 + K, dim]. Leaves the best epoch's weights in the network."""
         network = self.network_
         optimizer = Optimizer(network.parameters, network.gradient, self.weight_decay)
-        best, kept, self.best_epoch_ = -1.0, network.parameters, self.epochs
+        best_ua, best_parameters, self.best_epoch_ = -1.0, network.parameters, self.epochs
         for epoch in range(self.epochs):
-            self._epoch(epoch, pool, target, optimizer, generator)
-            if held is None:
+            self._train_epoch(epoch, pool, target, optimizer, generator)
+            if validation is None:
                 continue
-            ua = _ua(held[1], network.logits(held[0]).argmax(1).numpy())
-            if ua > best:
-                best, kept, self.best_epoch_ = ua, network.parameters.clone(), epoch + 1
+            ua = _compute_ua(validation[1], network.compute_logits(validation[0]).argmax(1).numpy())
+            if ua > best_ua:
+                best_ua, best_parameters, self.best_epoch_ = ua, network.parameters.clone(), epoch + 1
             elif epoch + 1 - self.best_epoch_ >= self.patience:
                 break
-        network.parameters.copy_(kept)
+        network.parameters.copy_(best_parameters)
 
-    def _epoch(
+    def _train_epoch(
         self, epoch: int, pool: Tensor, target: Tensor, optimizer: Optimizer, generator: torch.Generator
     ) -> None:
         rows, views, dim = pool.shape
@@ -176,14 +176,14 @@ class MLP(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             if self.dropout:
                 mask = torch.empty(len(row), self.hidden).bernoulli_(keep, generator=generator).div_(keep)
             self.network_.backward(flat.index_select(0, at), target.index_select(0, row), self.gamma, mask)
-            optimizer.step(self.lr * rate(epoch * per_epoch + step, self.epochs * per_epoch, self.warmup))
+            optimizer.step(self.lr * compute_lr_factor(epoch * per_epoch + step, self.epochs * per_epoch, self.warmup))
 
     def predict_proba(self, X: Array) -> Array:
         """Probabilities [row, class], float32."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float32, reset=False)
         with one_thread(), torch.no_grad():
-            return torch.softmax(self.network_.logits(self._scaled(X)), 1).numpy()
+            return torch.softmax(self.network_.compute_logits(self._scale_features(X)), 1).numpy()
 
     def predict(self, X: Array) -> Array:
         """The most probable class of each row."""
@@ -191,7 +191,7 @@ class MLP(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return np.asarray(self.classes_[best])
 
 
-def _ua(truth: Array, predicted: Array) -> float:
+def _compute_ua(truth: Array, predicted: Array) -> float:
     """Mean of the recalls of the classes present in truth; both hold places in `classes_`."""
     present = np.bincount(truth)
     right = np.bincount(truth[truth == predicted], minlength=len(present))
@@ -212,12 +212,12 @@ def save(estimator: MLP, folder: Path) -> dict[str, Any]:
     from safetensors.numpy import save_file
 
     network = estimator.network_
-    arrays = {name: getattr(network, name).numpy() for name in _arrays(estimator)}
+    arrays = {name: getattr(network, name).numpy() for name in _list_arrays(estimator)}
     save_file({**arrays, "mean": estimator.mean_, "scale": estimator.scale_}, folder / "head.safetensors")
     return {"parameters": estimator.get_params(), "best_epoch": estimator.best_epoch_}
 
 
-def _arrays(estimator: MLP) -> tuple[str, ...]:
+def _list_arrays(estimator: MLP) -> tuple[str, ...]:
     return ARRAYS if estimator.layers > 1 else ARRAYS[:-1]
 
 
@@ -230,8 +230,8 @@ def load(folder: Path, meta: dict[str, Any]) -> MLP:
     estimator.best_epoch_ = meta["best_epoch"]
     estimator.mean_, estimator.scale_ = arrays["mean"], arrays["scale"]
     estimator.n_features_in_ = len(estimator.mean_)
-    estimator.network_ = estimator._network(torch.Generator())
-    for name in _arrays(estimator):
+    estimator.network_ = estimator._build_network(torch.Generator())
+    for name in _list_arrays(estimator):
         getattr(estimator.network_, name).copy_(torch.from_numpy(arrays[name]))
     return estimator
 
@@ -243,4 +243,4 @@ def to_onnx(estimator: MLP, temperature: float) -> Any:
     w1 = np.kron(np.array(estimator.layer_weights_)[:, None], w1)
     layers = [(w1 @ w2, b1 @ w2 + b2)] if network.activation == "none" else [(w1, b1), (w2, b2)]
     activation = {"none": "", "relu": "Relu", "gelu": "Gelu"}[network.activation]
-    return dense_onnx(layers, activation, estimator.mean_, estimator.scale_, temperature)
+    return make_dense_onnx(layers, activation, estimator.mean_, estimator.scale_, temperature)

@@ -24,8 +24,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validate_data
 
 from embedkit.errors import did_you_mean
-from embedkit.heads._base import Array, Validation, check_views, stack, two_classes
-from embedkit.heads._onnx import skl_onnx
+from embedkit.heads._base import Array, Validation, check_views, find_classes, stack_views
+from embedkit.heads._onnx import convert_with_skl2onnx
 
 VIEWS = ("clean", "all")
 ROUNDS = ""
@@ -55,9 +55,9 @@ class Sklearn(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """X [row, dim], y [row]. With views [row, K, dim] all are trained on, each with weight 1 / (1 + K)."""
         X, y = validate_data(self, X, y, dtype=np.float64)
         check_views(X, views)
-        self.classes_, index = two_classes(y)
+        self.classes_, index = find_classes(y)
         scaler = StandardScaler().fit(X) if self.standardize else None
-        everything, labels, weight, rows = stack(X, y, views)
+        everything, labels, weight, rows = stack_views(X, y, views)
         everything = everything if scaler is None else scaler.transform(everything)
         estimator = LogisticRegression() if self.estimator is None else clone(self.estimator)
         if "random_state" in estimator.get_params():
@@ -66,7 +66,7 @@ class Sklearn(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             {"sample_weight": weight} if views is not None and has_fit_parameter(estimator, "sample_weight") else {}
         )
         if not hasattr(estimator, "predict_proba"):
-            estimator = CalibratedClassifierCV(estimator, ensemble=False, cv=_inner_folds(X, index, rows))
+            estimator = CalibratedClassifierCV(estimator, ensemble=False, cv=_make_inner_folds(X, index, rows))
         fitted = estimator.fit(everything, labels, **weights)
         self.pipeline_ = make_pipeline(*([scaler] if scaler else []), fitted)
         return self
@@ -83,7 +83,7 @@ class Sklearn(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return np.asarray(self.classes_[best])
 
 
-def _inner_folds(X: Array, index: Array, rows: Array) -> list[tuple[Array, Array]]:
+def _make_inner_folds(X: Array, index: Array, rows: Array) -> list[tuple[Array, Array]]:
     """scikit-learn's own five stratified folds of the training rows; a row's views stay on its side."""
     k = min(5, np.bincount(index).min())
     if k < 2:
@@ -92,7 +92,7 @@ def _inner_folds(X: Array, index: Array, rows: Array) -> list[tuple[Array, Array
     return [(np.flatnonzero(np.isin(rows, train)), np.flatnonzero(np.isin(rows, held))) for train, held in split]
 
 
-class Loaded:
+class OnnxHead:
     """A head that was stored as ONNX: `classes_`, `predict_proba` and `predict`, nothing else."""
 
     def __init__(self, path: Path, classes: Array):
@@ -123,15 +123,15 @@ def constructor(fixed: Mapping[str, Any]) -> Callable[..., Any]:
     example = 'expected a dotted name such as "sklearn.svm.SVC"'
     if not isinstance(name, str) or not re.fullmatch(r"sklearn(\.[a-z]\w*)+\.[A-Z]\w*", name):
         raise ValueError(f"fixed.estimator = {name!r}: {example}")
-    place, _, word = name.rpartition(".")
+    module_name, _, class_name = name.rpartition(".")
     try:
-        module = importlib.import_module(place)
+        module = importlib.import_module(module_name)
     except ImportError:
-        raise ValueError(f"fixed.estimator = {name!r}: scikit-learn has no {place}; {example}") from None
+        raise ValueError(f"fixed.estimator = {name!r}: scikit-learn has no {module_name}; {example}") from None
     known = {key: value for key, value in vars(module).items() if _is_classifier(value)}
-    if word not in known:
-        raise ValueError(f"fixed.estimator = {name!r}: no classifier of {place}{did_you_mean(word, known)}")
-    return cast(Callable[..., Any], known[word])
+    if class_name not in known:
+        raise ValueError(f"fixed.estimator = {name!r}: no classifier of {module_name}{did_you_mean(class_name, known)}")
+    return cast(Callable[..., Any], known[class_name])
 
 
 def _is_classifier(value: Any) -> bool:
@@ -139,31 +139,33 @@ def _is_classifier(value: Any) -> bool:
 
 
 def make(parameters: dict[str, Any], seed: int) -> Sklearn:
-    own = dict(parameters)
-    if own.pop("probability", False):
+    remaining = dict(parameters)
+    if remaining.pop("probability", False):
         raise ValueError("fixed.probability: take it out; what gives no probabilities is calibrated anyway")
-    kind, standardize = constructor(own), own.pop("standardize", True)
-    own.pop("estimator")
+    kind, standardize = constructor(remaining), remaining.pop("standardize", True)
+    remaining.pop("estimator")
     if not isinstance(standardize, bool):
         raise ValueError(f"fixed.standardize = {standardize!r}: expected true or false")
-    estimator = kind(**own)
+    estimator = kind(**remaining)
     estimator._validate_params()
     return Sklearn(estimator, standardize, random_state=seed)
 
 
-def save(estimator: Sklearn | Loaded, folder: Path) -> dict[str, Any]:
+def save(estimator: Sklearn | OnnxHead, folder: Path) -> dict[str, Any]:
     (folder / "head.onnx").write_bytes(to_onnx(estimator, 1.0).SerializeToString())
     return {}
 
 
-def load(folder: Path, meta: dict[str, Any]) -> Loaded:
-    return Loaded(folder / "head.onnx", np.array(meta["classes"]))
+def load(folder: Path, meta: dict[str, Any]) -> OnnxHead:
+    return OnnxHead(folder / "head.onnx", np.array(meta["classes"]))
 
 
-def to_onnx(estimator: Sklearn | Loaded, temperature: float) -> Any:
+def to_onnx(estimator: Sklearn | OnnxHead, temperature: float) -> Any:
     """Through skl2onnx; of a head that was loaded, the stored graph with another temperature."""
     if isinstance(estimator, Sklearn):
-        return skl_onnx(estimator.pipeline_, estimator.n_features_in_, len(estimator.classes_), temperature)
+        return convert_with_skl2onnx(
+            estimator.pipeline_, estimator.n_features_in_, len(estimator.classes_), temperature
+        )
     import onnx
 
     model = onnx.load(estimator.path)

@@ -12,6 +12,16 @@ Everything is derived from a study's record (predictions.parquet) and from what 
 from __future__ import annotations
 
 from embedkit.report.blocks import Block, Bullets, Heading, Table, Text
-from embedkit.report.page import beside, compared, table, write
+from embedkit.report.page import compare_results, compare_with_paper, format_summary, write_report
 
-__all__ = ["Block", "Bullets", "Heading", "Table", "Text", "beside", "compared", "table", "write"]
+__all__ = [
+    "Block",
+    "Bullets",
+    "Heading",
+    "Table",
+    "Text",
+    "compare_results",
+    "compare_with_paper",
+    "format_summary",
+    "write_report",
+]

@@ -21,7 +21,7 @@ Result = Mapping[str, Any]
 
 COLOURS = {"anger": "#c2384a", "happiness": "#b98200", "neutral": "#6b7280", "sadness": "#2f6fb7"}
 INK, ACCENT, FAINT = "#1c2530", "#1f5fa8", "#d5dce4"
-PANELS = 6  # in one picture; more are left to the tables
+MAX_PANELS = 6  # in one picture; more are left to the tables
 STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 9,
@@ -36,7 +36,7 @@ STYLE: Any = {
 }
 
 
-def draw(doc: Doc, folder: Path) -> dict[str, bytes]:
+def draw_figures(doc: Doc, folder: Path) -> dict[str, bytes]:
     """Write figures/<name>.svg and .png of every picture that the document calls for; returns each one's SVG."""
     import matplotlib
 
@@ -56,37 +56,37 @@ def draw(doc: Doc, folder: Path) -> dict[str, bytes]:
     return drawn
 
 
-def _figure(width: float, height: float) -> Figure:
+def _make_figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _panels(count: int, size: float, *, share: bool = False) -> tuple[Figure, list[Axes]]:
+def _make_panels(count: int, size: float, *, share: bool = False) -> tuple[Figure, list[Axes]]:
     """A row (or two) of square panels."""
     across = min(count, 3)
     down = -(-count // across)
-    figure = _figure(size * across + 0.3, size * down + 0.2)
+    figure = _make_figure(size * across + 0.3, size * down + 0.2)
     grid = figure.subplots(down, across, squeeze=False, sharex=share, sharey=share).ravel()
-    for left in grid[count:]:
-        left.set_visible(False)
+    for unused in grid[count:]:
+        unused.set_visible(False)
     return figure, list(grid[:count])
 
 
-def _bare(axes: Axes) -> None:
+def _clean_axes(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
 
 
-def _label(doc: Doc, result: Result) -> str:
+def _label_result(doc: Doc, result: Result) -> str:
     """What sets a result apart from the others."""
     keys = [key for key in ("part", "arm", "layer", "head") if len({str(r.get(key)) for r in doc["results"]}) > 1]
-    said = [f"layer {result[k]}" if k == "layer" else str(result[k]) for k in keys]
-    return ", ".join(said) or str(result["head"])
+    words = [f"layer {result[k]}" if k == "layer" else str(result[k]) for k in keys]
+    return ", ".join(words) or str(result["head"])
 
 
-def _ends(interval: Mapping[str, Any]) -> tuple[float, float, float]:
+def _read_interval(interval: Mapping[str, Any]) -> tuple[float, float, float]:
     """(estimate, low, high); without an interval all three are the estimate."""
     middle, ends = interval["estimate"], (interval["low"], interval["high"])
     low, high = (middle if end is None else end for end in ends)
@@ -96,68 +96,72 @@ def _ends(interval: Mapping[str, Any]) -> tuple[float, float, float]:
 # ---------------------------------------------------------------- the pictures
 
 
-def scores(doc: Doc) -> Figure | None:
+def draw_scores(doc: Doc) -> Figure | None:
     """UA of every result, a dot and its interval; chance as a line."""
     results = doc["results"][:60]
-    figure = _figure(7.2, 0.75 + 0.26 * len(results))
+    figure = _make_figure(7.2, 0.75 + 0.26 * len(results))
     axes = figure.subplots()
     for at, result in enumerate(results):
-        middle, low, high = _ends(result["ua"]["interval"])
+        middle, low, high = _read_interval(result["ua"]["interval"])
         axes.plot([low, high], [at, at], color=ACCENT, linewidth=1.6, solid_capstyle="butt")
         axes.plot(middle, at, "o", color=ACCENT, markersize=5)
         axes.annotate(f"{middle:.3f}", (1.01, at), xycoords=("axes fraction", "data"), va="center", fontsize=8)
-    axes.set_yticks(range(len(results)), [_label(doc, r) for r in results])
+    axes.set_yticks(range(len(results)), [_label_result(doc, r) for r in results])
     axes.set(ylim=(len(results) - 0.4, -0.6), xlabel="UA")
     present = sum(any(row) for row in results[0]["confusion"])
     axes.axvline(1 / present, color="#8a97a6", linestyle=":", linewidth=1)
     axes.annotate(
         "chance", (1 / present, 1.0), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=8
     )
-    _bare(axes)
+    _clean_axes(axes)
     axes.grid(axis="y", visible=False)
     return figure
 
 
-def dose(doc: Doc) -> Figure | None:
+def draw_dose(doc: Doc) -> Figure | None:
     """F1 of each class and UA against the share of the one corpus that is mixed in; a panel a head."""
     mixes = {arm: mix for arm, mix in doc["arms"].items() if len(mix) < 2}
     corpora = {corpus for mix in mixes.values() for corpus in mix}
     if len(corpora) != 1 or len(mixes) < 3:
         return None
     shares = {arm: next(iter(mix.values()), 0.0) for arm, mix in mixes.items()}
-    kinds = list(dict.fromkeys((r.get("part", ""), r["layer"], r["head"]) for r in doc["results"]))[:PANELS]
-    figure, panels = _panels(len(kinds), 3.6, share=True)
+    kinds = list(dict.fromkeys((r.get("part", ""), r["layer"], r["head"]) for r in doc["results"]))[:MAX_PANELS]
+    figure, panels = _make_panels(len(kinds), 3.6, share=True)
     for axes, kind in zip(panels, kinds, strict=True):
-        mine = [r for r in doc["results"] if (r.get("part", ""), r["layer"], r["head"]) == kind and r["arm"] in shares]
-        mine.sort(key=lambda r: shares[r["arm"]])
-        _doses(axes, mine, [100 * shares[r["arm"]] for r in mine], ", ".join(str(k) for k in kind[2:]))
+        panel_results = [
+            r for r in doc["results"] if (r.get("part", ""), r["layer"], r["head"]) == kind and r["arm"] in shares
+        ]
+        panel_results.sort(key=lambda r: shares[r["arm"]])
+        _draw_dose_panel(
+            axes, panel_results, [100 * shares[r["arm"]] for r in panel_results], ", ".join(str(k) for k in kind[2:])
+        )
         axes.set_xlabel(f"{next(iter(corpora))} in training (%)")
     panels[0].set_ylabel("F1; UA")
     panels[0].legend(frameon=False, fontsize=8)
     return figure
 
 
-def _doses(axes: Axes, results: Sequence[Result], shares: Sequence[float], title: str) -> None:
+def _draw_dose_panel(axes: Axes, results: Sequence[Result], shares: Sequence[float], title: str) -> None:
     lines = {"UA": (INK, [r["ua"] for r in results])}
     lines |= {name: (COLOURS[name], [r["f1"][name] for r in results]) for name in CLASSES}
     for at, (name, (colour, metrics)) in enumerate(lines.items()):
         if any(m["pooled"] is None for m in metrics):
             continue
-        middle, low, high = np.array([_ends(m["interval"]) for m in metrics]).T
+        middle, low, high = np.array([_read_interval(m["interval"]) for m in metrics]).T
         width = 2.4 if name == "UA" else 1.4
-        beside = np.array(shares) + (at - 2) * 0.8  # so that intervals stand side by side
-        axes.vlines(beside, low, high, color=colour, alpha=0.45, linewidth=width)
-        axes.plot(beside, middle, "o-", color=colour, markersize=3.5, linewidth=width, label=name)
+        shifted = np.array(shares) + (at - 2) * 0.8  # so that intervals stand side by side
+        axes.vlines(shifted, low, high, color=colour, alpha=0.45, linewidth=width)
+        axes.plot(shifted, middle, "o-", color=colour, markersize=3.5, linewidth=width, label=name)
     axes.set_title(title)
-    _bare(axes)
+    _clean_axes(axes)
 
 
-def confusion(doc: Doc) -> Figure | None:
+def draw_confusion(doc: Doc) -> Figure | None:
     """What was said of what, for the best layer and head (by validation) in each arm."""
     best = max(doc["results"], key=lambda r: r["validation_ua"]["mean"])
-    mine = [r for r in doc["results"] if (r["layer"], r["head"]) == (best["layer"], best["head"])][:PANELS]
-    figure, panels = _panels(len(mine), 3.3)
-    for axes, result in zip(panels, mine, strict=True):
+    shown = [r for r in doc["results"] if (r["layer"], r["head"]) == (best["layer"], best["head"])][:MAX_PANELS]
+    figure, panels = _make_panels(len(shown), 3.3)
+    for axes, result in zip(panels, shown, strict=True):
         counts = np.array(result["confusion"])
         rows = counts.sum(1, keepdims=True)
         shares = np.divide(counts, rows, out=np.zeros_like(counts), where=rows > 0)
@@ -167,45 +171,45 @@ def confusion(doc: Doc) -> Figure | None:
             axes.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if share > 0.55 else INK)
         axes.set_xticks(range(len(CLASSES)), CLASSES, rotation=30, ha="right")
         axes.set_yticks(range(len(CLASSES)), CLASSES)
-        axes.set(xlabel="said", ylabel="truth", title=_title(doc, result))
+        axes.set(xlabel="said", ylabel="truth", title=_make_title(doc, result))
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
     return figure
 
 
-def _title(doc: Doc, result: Result) -> str:
+def _make_title(doc: Doc, result: Result) -> str:
     arms = result["arm"] if len(doc["arms"]) > 1 else ""
     return ", ".join(word for word in (str(result.get("part", "")), arms, result["head"]) if word)
 
 
-def reliability(doc: Doc) -> Figure | None:
+def draw_reliability(doc: Doc) -> Figure | None:
     """Accuracy against confidence, as trained and with the temperature; a panel a head, its best arm and layer."""
     best: dict[str, Result] = {}
     for result in sorted(doc["results"], key=lambda r: -r["validation_ua"]["mean"]):
         best.setdefault(result["head"], result)
-    mine = [best[head] for head in dict.fromkeys(r["head"] for r in doc["results"])][:PANELS]
-    figure, panels = _panels(len(mine), 3.2, share=True)
-    for axes, result in zip(panels, mine, strict=True):
+    shown = [best[head] for head in dict.fromkeys(r["head"] for r in doc["results"])][:MAX_PANELS]
+    figure, panels = _make_panels(len(shown), 3.2, share=True)
+    for axes, result in zip(panels, shown, strict=True):
         axes.plot([0, 1], [0, 1], color="#8a97a6", linewidth=0.8, linestyle=":")
         bins = result["calibration"]["before"]["reliability"]
-        most = max(b["count"] for b in bins)
+        largest = max(b["count"] for b in bins)
         for b in bins:
-            axes.bar(b["low"], 0.25 * b["count"] / most, b["high"] - b["low"], align="edge", color=FAINT)
+            axes.bar(b["low"], 0.25 * b["count"] / largest, b["high"] - b["low"], align="edge", color=FAINT)
         for when, line in (("after", "--"), ("before", "-")):
-            found = [b for b in result["calibration"][when]["reliability"] if b["count"] >= 5]
-            confidence, accuracy = [b["confidence"] for b in found], [b["accuracy"] for b in found]
+            filled_bins = [b for b in result["calibration"][when]["reliability"] if b["count"] >= 5]
+            confidence, accuracy = [b["confidence"] for b in filled_bins], [b["accuracy"] for b in filled_bins]
             axes.plot(confidence, accuracy, line, marker="o", markersize=3, color=ACCENT, linewidth=1.4)
         error = result["calibration"]
         title = (
             f"{result['head']}: ECE {error['before']['ece']['pooled']:.3f}, then {error['after']['ece']['pooled']:.3f}"
         )
         axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", title=title)
-        _bare(axes)
+        _clean_axes(axes)
     panels[0].set_ylabel("accuracy")
     return figure
 
 
-def pareto(doc: Doc) -> Figure | None:
+def draw_pareto(doc: Doc) -> Figure | None:
     """UA against the encoder's bytes; the best head of each encoder."""
     sizes = doc.get("encoder_bytes", {})
     if len(sizes) < 2:
@@ -214,10 +218,10 @@ def pareto(doc: Doc) -> Figure | None:
     for result in sorted(doc["results"], key=lambda r: -r["validation_ua"]["mean"]):
         best.setdefault(result["encoder"], result)
     points = sorted(((sizes[e], r) for e, r in best.items() if e in sizes), key=lambda point: point[0])
-    figure = _figure(6.4, 4.0)
+    figure = _make_figure(6.4, 4.0)
     axes = figure.subplots()
     for size, result in points:
-        middle, low, high = _ends(result["ua"]["interval"])
+        middle, low, high = _read_interval(result["ua"]["interval"])
         axes.plot([size / 1e6] * 2, [low, high], color=ACCENT, linewidth=1.2, alpha=0.6)
         axes.plot(size / 1e6, middle, "o", color=ACCENT, markersize=6)
         axes.annotate(f"  {result['encoder']} ({result['head']})", (size / 1e6, middle), fontsize=8, va="bottom")
@@ -225,14 +229,14 @@ def pareto(doc: Doc) -> Figure | None:
     front = [(s, ua) for s, ua in front if all(other < ua for size, other in front if size < s)]
     axes.plot([s / 1e6 for s, _ in front], [ua for _, ua in front], color=INK, linewidth=0.8, zorder=0)
     axes.set(xscale="log", xlabel="encoder's weights in float32 (million bytes)", ylabel="UA")
-    _bare(axes)
+    _clean_axes(axes)
     return figure
 
 
 MAKERS: dict[str, Callable[[Doc], Figure | None]] = {
-    "scores": scores,
-    "dose": dose,
-    "pareto": pareto,
-    "confusion": confusion,
-    "reliability": reliability,
+    "scores": draw_scores,
+    "dose": draw_dose,
+    "pareto": draw_pareto,
+    "confusion": draw_confusion,
+    "reliability": draw_reliability,
 }

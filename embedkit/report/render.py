@@ -10,12 +10,12 @@ from html import escape
 from embedkit.report.blocks import Block, Bullets, Heading, Picture, Table
 
 
-def text(blocks: Sequence[Block]) -> str:
+def render_text(blocks: Sequence[Block]) -> str:
     """For a terminal: no pictures, an empty line around tables."""
     lines: list[str] = []
     for block in blocks:
         if isinstance(block, Table):
-            lines += ["", grid(block.rows), ""]
+            lines += ["", align_grid(block.rows), ""]
         elif isinstance(block, Bullets):
             lines += [f"note: {line}" for line in block.lines]
         elif not isinstance(block, Picture):
@@ -23,15 +23,15 @@ def text(blocks: Sequence[Block]) -> str:
     return re.sub("\n\n\n+", "\n\n", "\n".join(lines)).strip("\n")
 
 
-def markdown(blocks: Sequence[Block]) -> str:
-    return "\n\n".join(_markdown(block) for block in blocks) + "\n"
+def render_markdown(blocks: Sequence[Block]) -> str:
+    return "\n\n".join(_render_markdown_block(block) for block in blocks) + "\n"
 
 
-def _markdown(block: Block) -> str:
+def _render_markdown_block(block: Block) -> str:
     if isinstance(block, Heading):
         return f"{'#' * block.level} {block.text}"
     if isinstance(block, Table):
-        return grid([[cell.replace("|", "\\|") for cell in row] for row in block.rows], "|")
+        return align_grid([[cell.replace("|", "\\|") for cell in row] for row in block.rows], "|")
     if isinstance(block, Bullets):
         return "\n".join(f"- {line}" for line in block.lines)
     if isinstance(block, Picture):
@@ -39,7 +39,7 @@ def _markdown(block: Block) -> str:
     return block.text
 
 
-def grid(rows: Sequence[Sequence[str]], bar: str = "") -> str:
+def align_grid(rows: Sequence[Sequence[str]], bar: str = "") -> str:
     """Rows under their header; with bar = "|" as a Markdown table."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
@@ -87,22 +87,22 @@ _PAGE = """<!doctype html>
 """
 
 
-def html(blocks: Sequence[Block], pictures: Mapping[str, bytes]) -> str:
+def render_html(blocks: Sequence[Block], pictures: Mapping[str, bytes]) -> str:
     """One page with everything in it; pictures: the SVG of each by its name."""
     title = next(block.text for block in blocks if isinstance(block, Heading))
-    parts = [_html(block, pictures) for block in blocks]
+    parts = [_render_html_block(block, pictures) for block in blocks]
     chapters = [block.text for block in blocks if isinstance(block, Heading) and block.level == 2]
-    links = "".join(f'<li><a href="#{_anchor(chapter)}">{escape(chapter)}</a></li>' for chapter in chapters)
+    links = "".join(f'<li><a href="#{_make_anchor(chapter)}">{escape(chapter)}</a></li>' for chapter in chapters)
     first = next((i for i, block in enumerate(blocks) if isinstance(block, Heading) and block.level == 2), len(parts))
     parts.insert(first, f'<nav aria-label="Sections"><ul>{links}</ul></nav>')
     return _PAGE.format(title=escape(title), body="\n".join(parts))
 
 
-def _html(block: Block, pictures: Mapping[str, bytes]) -> str:
+def _render_html_block(block: Block, pictures: Mapping[str, bytes]) -> str:
     if isinstance(block, Heading):
-        return f'<h{block.level} id="{_anchor(block.text)}">{escape(block.text)}</h{block.level}>'
+        return f'<h{block.level} id="{_make_anchor(block.text)}">{escape(block.text)}</h{block.level}>'
     if isinstance(block, Table):
-        return _html_table(block.rows)
+        return _render_html_table(block.rows)
     if isinstance(block, Bullets):
         return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in block.lines)}</ul>"
     if isinstance(block, Picture):
@@ -115,25 +115,25 @@ def _html(block: Block, pictures: Mapping[str, bytes]) -> str:
     return f"<p>{escape(block.text)}</p>"
 
 
-def _html_table(rows: Sequence[Sequence[str]]) -> str:
-    def row(cells: Sequence[str]) -> str:
-        return f'<tr><th scope="row">{escape(cells[0])}</th>{"".join(map(_html_cell, cells[1:]))}</tr>'
+def _render_html_table(rows: Sequence[Sequence[str]]) -> str:
+    def render_row(cells: Sequence[str]) -> str:
+        return f'<tr><th scope="row">{escape(cells[0])}</th>{"".join(map(_render_html_cell, cells[1:]))}</tr>'
 
     head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in rows[0])
-    body = "".join(map(row, rows[1:]))
+    body = "".join(map(render_row, rows[1:]))
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _html_cell(text: str) -> str:
+def _render_html_cell(text: str) -> str:
     """A score's interval stands under it, and only long words are broken into lines."""
     if score := re.fullmatch(r"(0\.\d+|1\.0+)( ± [\d.]+)? (\(.+\))", text):
         return f"<td>{score[1]}{score[2] or ''}<br><small>{escape(score[3])}</small></td>"
     return f'<td class="words">{escape(text)}</td>' if len(text) > 40 else f"<td>{escape(text)}</td>"
 
 
-def _anchor(heading: str) -> str:
+def _make_anchor(heading: str) -> str:
     """
-    >>> _anchor("Recall and precision")
+    >>> _make_anchor("Recall and precision")
     'recall-and-precision'
     """
     return re.sub(r"[^a-z0-9]+", "-", heading.lower()).strip("-")

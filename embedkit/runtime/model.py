@@ -16,19 +16,19 @@ FORMAT = "1"  # of the file's interface: inputs, outputs, metadata
 INPUTS = {"signal", "lengths"}
 OUTPUTS = {"probabilities", "logits", "embedding"}
 BLANK = "0" * 64  # stands in the digest's place while the digest is taken
-AGAIN = "copy it anew or run embedkit stitch-export again"
+EXPORT_AGAIN = "copy it anew or run embedkit stitch-export again"
 
 # The metadata entry as protobuf writes it: field 1 (key, 15 bytes), field 2 (value, 64 bytes).
 _ENTRY = re.compile(rb"\x0a\x0fembedkit\.sha256\x12\x40([0-9a-f]{64})", re.DOTALL)
 
 
-def file_digest(model: bytes) -> str:
+def compute_file_digest(model: bytes) -> str:
     """SHA-256 (64 hexadecimal characters) of an ONNX file with the value of its metadata `embedkit.sha256` as zeros.
 
     So a file carries its own digest, and it is verified without the onnx package. Raises ModelError where there is no
     such entry, or more than one.
     """
-    place = _digest_place(model)
+    place = _find_digest(model)
     sha = hashlib.sha256(model[: place.start])
     sha.update(BLANK.encode())
     sha.update(model[place.stop :])
@@ -37,22 +37,22 @@ def file_digest(model: bytes) -> str:
 
 def sign(model: bytes) -> bytes:
     """The file with its digest filled in; its metadata must already hold `embedkit.sha256` (64 zeros will do)."""
-    place = _digest_place(model)
-    return model[: place.start] + file_digest(model).encode() + model[place.stop :]
+    place = _find_digest(model)
+    return model[: place.start] + compute_file_digest(model).encode() + model[place.stop :]
 
 
-def verified(path: Path) -> bytes:
+def read_verified(path: Path) -> bytes:
     """The file's bytes. Raises ModelError, in one line, where it is missing, damaged or not by embedkit."""
     try:
         model = path.read_bytes()
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror or error}; give an .onnx file of embedkit stitch-export") from None
     try:
-        place = _digest_place(model)
+        place = _find_digest(model)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
-    if file_digest(model) != model[place].decode():
-        raise ModelError(f"{path}: damaged, its SHA-256 is not the one that it carries; {AGAIN}")
+    if compute_file_digest(model) != model[place].decode():
+        raise ModelError(f"{path}: damaged, its SHA-256 is not the one that it carries; {EXPORT_AGAIN}")
     return model
 
 
@@ -63,19 +63,19 @@ def load(path: Path, threads: int | None = None) -> tuple[Any, dict[str, str]]:
     """
     import onnxruntime
 
-    model = verified(path)
+    model = read_verified(path)
     try:
-        session = onnxruntime.InferenceSession(model, options(threads), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(model, make_session_options(threads), providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has no common base class for its errors
         raise ModelError(
             f"{path}: onnxruntime {onnxruntime.__version__} cannot load it ({first_line(error)})"
         ) from None
     meta = dict(session.get_modelmeta().custom_metadata_map)
-    _check(path, session, meta)
+    _check_interface(path, session, meta)
     return session, meta
 
 
-def options(threads: int | None = None) -> Any:
+def make_session_options(threads: int | None = None) -> Any:
     """onnxruntime's SessionOptions under which a file gives what it says. threads: None takes every core.
 
     By default onnxruntime rounds the activations in front of 8-bit weights to 8 bits too (its accuracy level 4). That
@@ -83,12 +83,14 @@ def options(threads: int | None = None) -> Any:
     """
     import onnxruntime
 
-    made = onnxruntime.SessionOptions()
-    made.intra_op_num_threads = threads or 0
-    made.log_severity_level = 3  # errors only
-    made.enable_cpu_mem_arena = False  # windows differ in length inside the graph, and an arena grows with each new one
-    made.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
-    return made
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = threads or 0
+    settings.log_severity_level = 3  # errors only
+    settings.enable_cpu_mem_arena = (
+        False  # windows differ in length inside the graph, and an arena grows with each new one
+    )
+    settings.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    return settings
 
 
 def first_line(error: Exception) -> str:
@@ -96,14 +98,14 @@ def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _check(path: Path, session: Any, meta: dict[str, str]) -> None:
+def _check_interface(path: Path, session: Any, meta: dict[str, str]) -> None:
     """ModelError unless labels, rate, inputs and outputs are those that the runtime relies on."""
     expected = {"embedkit.format": FORMAT, "embedkit.rate": str(RATE)}
     for key, value in expected.items():
         if meta.get(key) != value:
             raise ModelError(f"{path}: {key} is {meta.get(key)!r}, expected {value!r}; export it with this embedkit")
     labels = meta.get("embedkit.labels", "")
-    if _json(labels) != list(CLASSES):
+    if _parse_json(labels) != list(CLASSES):
         raise ModelError(f"{path}: its labels are {labels or 'missing'}, expected {json.dumps(CLASSES)} in this order")
     for kind, wanted, found in (
         ("input", INPUTS, {i.name for i in session.get_inputs()}),
@@ -115,14 +117,16 @@ def _check(path: Path, session: Any, meta: dict[str, str]) -> None:
             )
 
 
-def _digest_place(model: bytes) -> slice:
+def _find_digest(model: bytes) -> slice:
     entries = list(_ENTRY.finditer(model))
     if len(entries) != 1:
-        raise ModelError(f"not a file of embedkit stitch-export, or cut short ({len(entries)} digests in it); {AGAIN}")
+        raise ModelError(
+            f"not a file of embedkit stitch-export, or cut short ({len(entries)} digests in it); {EXPORT_AGAIN}"
+        )
     return slice(*entries[0].span(1))
 
 
-def _json(text: str) -> Any:
+def _parse_json(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:

@@ -21,7 +21,7 @@ COLOURS = {"anger": "#c2384a", "happiness": "#b98200", "neutral": "#6b7280", "sa
 PANELS = 12  # recordings in one picture
 
 
-def check(table: Path | None, picture: Path | None, recordings: int) -> None:
+def check_writable(table: Path | None, picture: Path | None, recordings: int) -> None:
     """Raise UserError for what cannot be written, before hours of sound are listened to."""
     for path in (table, picture):
         if path and not path.absolute().parent.is_dir():
@@ -49,50 +49,56 @@ def write_csv(files: Sequence[dict[str, Any]], path: Path) -> None:
     with replacing(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, COLUMNS, restval="")
         table.writeheader()
-        for said in files:
-            table.writerows(_rows(said))
+        for prediction in files:
+            table.writerows(_tabulate_windows(prediction))
 
 
-def _rows(said: dict[str, Any]) -> list[dict[str, Any]]:
-    if not said.get("windows"):
-        return [{"file": said["file"], "error": said.get("error", "")}]
+def _tabulate_windows(prediction: dict[str, Any]) -> list[dict[str, Any]]:
+    if not prediction.get("windows"):
+        return [{"file": prediction["file"], "error": prediction.get("error", "")}]
     return [
-        {"file": said["file"], "start": w["start"], "end": w["end"], "label": _likeliest(w), **w["probabilities"]}
-        for w in said["windows"]
+        {
+            "file": prediction["file"],
+            "start": w["start"],
+            "end": w["end"],
+            "label": _find_likeliest(w),
+            **w["probabilities"],
+        }
+        for w in prediction["windows"]
     ]
 
 
-def _likeliest(said: dict[str, Any]) -> str:
-    shares: dict[str, float] = said["probabilities"]
+def _find_likeliest(prediction: dict[str, Any]) -> str:
+    shares: dict[str, float] = prediction["probabilities"]
     return max(shares, key=shares.__getitem__)
 
 
-def draw(files: Sequence[dict[str, Any]], path: Path) -> None:
+def draw_picture(files: Sequence[dict[str, Any]], path: Path) -> None:
     """The picture of `figure`, written as the kind that the name's ending says."""
     with replacing(path) as draft:
-        figure(files).savefig(draft, format=path.suffix.lower().removeprefix("."), dpi=150)
+        build_figure(files).savefig(draft, format=path.suffix.lower().removeprefix("."), dpi=150)
 
 
-def figure(files: Sequence[dict[str, Any]]) -> Any:
+def build_figure(files: Sequence[dict[str, Any]]) -> Any:
     """A matplotlib figure: one row a class, 0..1 over time, full colour where it is the likeliest."""
     from matplotlib.figure import Figure
 
     heights = [2.7 if said.get("windows") else 0.4 for said in files]  # inches
     page = Figure(figsize=(9, sum(heights)), layout="constrained")
     parts = page.subfigures(len(files), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for part, said in zip(parts, files, strict=True):
-        title = f"{Path(said['file']).name}: {said.get('error') or said['label'] or 'no speech'}"
+    for part, prediction in zip(parts, files, strict=True):
+        title = f"{Path(prediction['file']).name}: {prediction.get('error') or prediction['label'] or 'no speech'}"
         part.suptitle(title, x=0.01, ha="left", fontsize=11, parse_math=False)
-        if said.get("windows"):
-            _recording(part, said)
+        if prediction.get("windows"):
+            _draw_recording(part, prediction)
     return page
 
 
-def _recording(part: Any, said: dict[str, Any]) -> None:
-    windows = said["windows"]
+def _draw_recording(part: Any, prediction: dict[str, Any]) -> None:
+    windows = prediction["windows"]
     start, end = (np.array([w[key] for w in windows]) for key in ("start", "end"))
     time = np.stack([start, start, end, end], axis=1).ravel()
-    likeliest = [_likeliest(w) for w in windows]
+    likeliest = [_find_likeliest(w) for w in windows]
     rows = part.subplots(len(CLASSES), 1, sharex=True, sharey=True)
     for row, name in zip(rows, CLASSES, strict=True):
         p = np.array([w["probabilities"][name] for w in windows])
@@ -101,7 +107,7 @@ def _recording(part: Any, said: dict[str, Any]) -> None:
             row.fill_between(time, outline, color=COLOURS[name], alpha=alpha, linewidth=0)
         row.set_ylabel(name, rotation=0, ha="right", va="center", color=COLOURS[name])
         row.annotate(
-            f"{said['probabilities'][name]:.2f}",
+            f"{prediction['probabilities'][name]:.2f}",
             (1.01, 0.5),
             xycoords="axes fraction",
             va="center",
@@ -113,13 +119,13 @@ def _recording(part: Any, said: dict[str, Any]) -> None:
         row.grid(axis="y", color="0.9", linewidth=0.8)
         row.set_axisbelow(True)
     rows[-1].set_xlim(0, end[-1])
-    rows[-1].xaxis.set_major_formatter(_clock)
+    rows[-1].xaxis.set_major_formatter(_format_clock)
 
 
-def _clock(seconds: float, _: object = None) -> str:
+def _format_clock(seconds: float, _: object = None) -> str:
     """Seconds as people write them.
 
-    >>> _clock(75), _clock(36_000)
+    >>> _format_clock(75), _format_clock(36_000)
     ('1:15', '10:00:00')
     """
     minutes, left = divmod(round(seconds), 60)

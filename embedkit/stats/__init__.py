@@ -10,10 +10,21 @@ other training speakers would do: the folds of one corpus share theirs.
 
 from __future__ import annotations
 
-from embedkit.stats.comparison import holm, permutation, scored, wording
-from embedkit.stats.intervals import BOOTSTRAP_FROM, Interval, every_interval, interval
-from embedkit.stats.scores import Array, Score, f1s, macro_f1, of_class, precisions, recalls, tables, ua, wa
-from embedkit.stats.variance import compare_variance, components, welch
+from embedkit.stats.comparison import compare_ways, holm, permutation_test, verdict
+from embedkit.stats.intervals import BOOTSTRAP_FROM, Interval, compute_interval, compute_intervals
+from embedkit.stats.scores import (
+    Array,
+    Score,
+    confusion_by_cluster,
+    f1s,
+    macro_f1,
+    precisions,
+    recalls,
+    select_class,
+    ua,
+    wa,
+)
+from embedkit.stats.variance import compare_variance, estimate_components, welch_test
 
 __all__ = [
     "BOOTSTRAP_FROM",
@@ -21,20 +32,20 @@ __all__ = [
     "Interval",
     "Score",
     "compare_variance",
-    "components",
-    "every_interval",
+    "compare_ways",
+    "compute_interval",
+    "compute_intervals",
+    "confusion_by_cluster",
+    "estimate_components",
     "f1s",
     "holm",
-    "interval",
     "macro_f1",
-    "of_class",
-    "permutation",
+    "permutation_test",
     "precisions",
     "recalls",
-    "scored",
-    "tables",
+    "select_class",
     "ua",
+    "verdict",
     "wa",
-    "welch",
-    "wording",
+    "welch_test",
 ]

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embedkit.stats.intervals import interval
+from embedkit.stats.intervals import compute_interval
 from embedkit.stats.scores import Array, Score, ua, wa
 
 EXACT_UP_TO = 14  # speakers whose 2^G swaps are all tried
-DRAWS = 9_999  # swaps of a permutation test that cannot be exact
+MAX_SWAPS = 9_999  # swaps of a permutation test that cannot be exact
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Comparison:
     n: int
 
 
-def permutation(a: Array, b: Array, score: Score = ua, draws: int = DRAWS, seed: int = 0) -> Comparison:
+def permutation_test(a: Array, b: Array, score: Score = ua, draws: int = MAX_SWAPS, seed: int = 0) -> Comparison:
     """Are a and b exchangeable? `tables` [cluster, truth, said] of two arms, heads or encoders on the same utterances.
 
     If they are, then whose predictions are whose is a coin's toss for each speaker; so whole speakers are swapped and
@@ -45,8 +45,8 @@ def permutation(a: Array, b: Array, score: Score = ua, draws: int = DRAWS, seed:
     if a.shape != b.shape or not np.allclose(a.sum(-1), b.sum(-1)):
         raise ValueError("a paired test wants the same utterances of the same speakers on both sides")
     count, exact = len(a), len(a) <= EXACT_UP_TO
-    seen = float(score(a.sum(0)) - score(b.sum(0)))
-    if np.isnan(seen):
+    observed = float(score(a.sum(0)) - score(b.sum(0)))
+    if np.isnan(observed):
         raise ValueError("the score is not defined on these utterances: the class is neither present nor predicted")
     if exact:  # a swap and its complement differ in sign only: the last speaker can stay
         swaps = (np.arange(2 ** (count - 1))[:, None] >> np.arange(count)) & 1
@@ -55,11 +55,11 @@ def permutation(a: Array, b: Array, score: Score = ua, draws: int = DRAWS, seed:
     moved = (swaps.astype(float) @ (b - a).reshape(count, -1)).reshape(-1, *a.shape[1:])
     swapped = score(a.sum(0) + moved) - score(b.sum(0) - moved)
     # Ties are hits, and so is a swap without the class; the slack takes up rounding, far below what one clip moves.
-    hits = int((~(np.abs(swapped) < abs(seen) - 1e-10)).sum())
+    hits = int((~(np.abs(swapped) < abs(observed) - 1e-10)).sum())
     n, least = len(swaps), 2.0 ** (1 - count)
     if exact:
-        return Comparison(seen, hits / n, least, count, True, 2 * n)
-    return Comparison(seen, (1 + hits) / (1 + n), max(least, 1 / (1 + n)), count, False, n)
+        return Comparison(observed, hits / n, least, count, True, 2 * n)
+    return Comparison(observed, (1 + hits) / (1 + n), max(least, 1 / (1 + n)), count, False, n)
 
 
 def holm(p: npt.ArrayLike) -> Array:
@@ -75,12 +75,12 @@ def holm(p: npt.ArrayLike) -> Array:
     return adjusted
 
 
-def wording(test: Comparison, a: str = "A", b: str = "B", p: float | None = None, alpha: float = 0.05) -> str:
+def verdict(test: Comparison, a: str = "A", b: str = "B", p: float | None = None, alpha: float = 0.05) -> str:
     """The verdict in words; p: the adjusted one, where there is one.
 
-    >>> wording(Comparison(0.03, 0.008, 0.002, 10, True, 1024), "+ CREMA-D", "IEMOCAP")
+    >>> verdict(Comparison(0.03, 0.008, 0.002, 10, True, 1024), "+ CREMA-D", "IEMOCAP")
     '+ CREMA-D above IEMOCAP (p = 0.008)'
-    >>> wording(Comparison(0.03, 0.25, 0.125, 4, True, 16))
+    >>> verdict(Comparison(0.03, 0.25, 0.125, 4, True, 16))
     'not distinguishable (4 speakers: no p below 0.12)'
     """
     p = test.p if p is None else p
@@ -92,20 +92,21 @@ def wording(test: Comparison, a: str = "A", b: str = "B", p: float | None = None
     return "not distinguishable"
 
 
-def scored(by_way: Mapping[str, Array], against: str) -> dict[str, Any]:
+def compare_ways(by_way: Mapping[str, Array], against: str) -> dict[str, Any]:
     """{ways: {way: {wa, ua}}, comparisons: [...]} of confusion matrices by speaker, each way in UA with one of them.
 
     Intervals are 95 %, by speaker; tests are paired permutations over speakers, with Holm's p.
     """
     scores: dict[str, Score] = {"wa": wa, "ua": ua}
     ways = {
-        name: {key: asdict(interval(table, score)) for key, score in scores.items()} for name, table in by_way.items()
+        name: {key: asdict(compute_interval(table, score)) for key, score in scores.items()}
+        for name, table in by_way.items()
     }
     others = [name for name in by_way if name != against]
-    tests = [permutation(by_way[name], by_way[against]) for name in others]
-    made = [
+    tests = [permutation_test(by_way[name], by_way[against]) for name in others]
+    comparisons = [
         {"score": "ua", "way": name, "against": against, **asdict(test), "p": float(p),
-         "verdict": wording(test, name, against, float(p))}
+         "verdict": verdict(test, name, against, float(p))}
         for name, test, p in zip(others, tests, holm([test.p for test in tests]), strict=True)
     ]  # fmt: skip
-    return {"ways": ways, "comparisons": made}
+    return {"ways": ways, "comparisons": comparisons}

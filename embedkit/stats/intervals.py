@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from embedkit.classes import CLASSES
-from embedkit.stats.scores import Array, Score, f1s, macro_f1, of_class, precisions, recalls, ua, wa
+from embedkit.stats.scores import Array, Score, f1s, macro_f1, precisions, recalls, select_class, ua, wa
 
 BOOTSTRAP_FROM = 40  # speakers; below, a percentile bootstrap is too narrow (89 % instead of 95 % at 10 speakers)
 RESAMPLES = 2_000  # of a bootstrap
@@ -30,7 +30,7 @@ class Interval:
     clusters: int
 
 
-def interval(by_cluster: Array, score: Score = ua, level: float = 0.95, seed: int = 0) -> Interval:
+def compute_interval(by_cluster: Array, score: Score = ua, level: float = 0.95, seed: int = 0) -> Interval:
     """Interval of a score from `tables` [cluster, truth, said].
 
     Below 40 clusters: delete-one-cluster jackknife, t with G - 1 degrees of freedom, on the logit scale (so it stays
@@ -54,11 +54,11 @@ def interval(by_cluster: Array, score: Score = ua, level: float = 0.95, seed: in
         low, high = (rest, 1.0) if estimate >= 1.0 else (0.0, 1 - rest)
         return Interval(estimate, low, high, "bound", count)
     if count < BOOTSTRAP_FROM:
-        return Interval(estimate, *_t_ends(estimate, error, count, level), "t", count)
-    return Interval(estimate, *_bootstrap_ends(used, score, level, seed), "bootstrap", count)
+        return Interval(estimate, *_compute_t_interval(estimate, error, count, level), "t", count)
+    return Interval(estimate, *_bootstrap_interval(used, score, level, seed), "bootstrap", count)
 
 
-def _t_ends(estimate: float, error: float, count: int, level: float) -> tuple[float, float]:
+def _compute_t_interval(estimate: float, error: float, count: int, level: float) -> tuple[float, float]:
     """Ends of the t interval on the logit scale (the delta method carries the standard error over)."""
     from scipy import special
 
@@ -67,30 +67,30 @@ def _t_ends(estimate: float, error: float, count: int, level: float) -> tuple[fl
     return float(special.expit(middle - half)), float(special.expit(middle + half))
 
 
-def _bootstrap_ends(used: Array, score: Score, level: float, seed: int) -> tuple[float, float]:
+def _bootstrap_interval(used: Array, score: Score, level: float, seed: int) -> tuple[float, float]:
     from scipy import special
 
     count = len(used)
     tail = special.ndtr(-np.sqrt(count / (count - 1)) * special.stdtrit(count - 1, (1 + level) / 2))
-    drawn = score((_resamples(count, seed) @ used.reshape(count, -1)).reshape(-1, *used.shape[1:]))
+    drawn = score((_draw_resamples(count, seed) @ used.reshape(count, -1)).reshape(-1, *used.shape[1:]))
     low, high = np.nanquantile(drawn, [tail, 1 - tail])
     return float(low), float(high)
 
 
 @lru_cache(maxsize=8)
-def _resamples(count: int, seed: int) -> Array:
+def _draw_resamples(count: int, seed: int) -> Array:
     """How often each of count clusters was drawn, [resample, cluster]; the same for every score of a table."""
     drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES).astype(float)
     drawn.flags.writeable = False
     return drawn
 
 
-def every_interval(by_cluster: Array, level: float = 0.95, seed: int = 0) -> dict[str, Any]:
+def compute_intervals(by_cluster: Array, level: float = 0.95, seed: int = 0) -> dict[str, Any]:
     """{wa, ua, macro_f1: Interval, f1, recall, precision: {class: Interval}} of `tables`."""
-    whole: dict[str, Any] = {
-        name: interval(by_cluster, score, level, seed)
+    intervals: dict[str, Any] = {
+        name: compute_interval(by_cluster, score, level, seed)
         for name, score in (("wa", wa), ("ua", ua), ("macro_f1", macro_f1))
     }
     for name, score in (("f1", f1s), ("recall", recalls), ("precision", precisions)):
-        whole[name] = {c: interval(by_cluster, of_class(score, c), level, seed) for c in CLASSES}
-    return whole
+        intervals[name] = {c: compute_interval(by_cluster, select_class(score, c), level, seed) for c in CLASSES}
+    return intervals

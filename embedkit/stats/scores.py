@@ -18,82 +18,82 @@ import numpy.typing as npt
 from embedkit.classes import CLASSES
 
 Array = npt.NDArray[np.float64]
-Words = Sequence[str] | npt.NDArray[np.str_]
+ClassLabels = Sequence[str] | npt.NDArray[np.str_]
 Score = Callable[[Array], Array]  # confusion matrices [..., truth, said] -> [...]
 
 
-def tables(y: Words, predicted: npt.ArrayLike, clusters: npt.ArrayLike) -> Array:
+def confusion_by_cluster(y: ClassLabels, predicted: npt.ArrayLike, clusters: npt.ArrayLike) -> Array:
     """One confusion matrix a cluster (speaker), [cluster, truth, said], classes in the order of CLASSES.
 
     y and clusters [row]; predicted [row], or [seed, row]: then the mean of the seeds' matrices, so that seeds weigh
     alike and two heads with unlike numbers of seeds can be compared. Clusters are in sorted order.
     Raises ValueError for no rows, unequal lengths, or a label that is no class.
     """
-    who, said = np.asarray(clusters), np.atleast_2d(np.asarray(predicted))
-    if not len(y) or not len(y) == len(who) == said.shape[-1]:
-        got = f"{len(y)}, {said.shape[-1]}, {len(who)}"
-        raise ValueError(f"expected as many labels, predictions and clusters, at least one; got {got}")
-    names, group = np.unique(who, return_inverse=True)
+    cluster_of_row, predicted_labels = np.asarray(clusters), np.atleast_2d(np.asarray(predicted))
+    if not len(y) or not len(y) == len(cluster_of_row) == predicted_labels.shape[-1]:
+        lengths = f"{len(y)}, {predicted_labels.shape[-1]}, {len(cluster_of_row)}"
+        raise ValueError(f"expected as many labels, predictions and clusters, at least one; got {lengths}")
+    names, group = np.unique(cluster_of_row, return_inverse=True)
     k = len(CLASSES)
-    cell = (group * k + _codes(y)) * k + _codes(said)  # [seed, row]
-    counts = np.bincount(cell.ravel(), minlength=len(names) * k * k) / len(said)
+    cell = (group * k + _encode_classes(y)) * k + _encode_classes(predicted_labels)  # [seed, row]
+    counts = np.bincount(cell.ravel(), minlength=len(names) * k * k) / len(predicted_labels)
     return counts.reshape(len(names), k, k)
 
 
-def _codes(words: npt.ArrayLike) -> npt.NDArray[np.intp]:
+def _encode_classes(class_names: npt.ArrayLike) -> npt.NDArray[np.intp]:
     """Index of each word in CLASSES, in the words' shape."""
-    asked = np.asarray(words)
-    names, where = np.unique(asked, return_inverse=True)
+    labels = np.asarray(class_names)
+    names, where = np.unique(labels, return_inverse=True)
     if unknown := sorted({str(name) for name in names} - set(CLASSES)):
         raise ValueError(f"expected the classes {', '.join(CLASSES)}; got {', '.join(unknown)}")
-    return np.array([CLASSES.index(str(name)) for name in names], np.intp)[where].reshape(asked.shape)
+    return np.array([CLASSES.index(str(name)) for name in names], np.intp)[where].reshape(labels.shape)
 
 
 def wa(t: Array) -> Array:
     """Share of rows that are right; NaN for an empty matrix."""
-    return _ratio(_hits(t).sum(-1), t.sum((-1, -2)))
+    return _divide_defined(_count_hits(t).sum(-1), t.sum((-1, -2)))
 
 
 def ua(t: Array) -> Array:
     """Mean of the recalls of the classes present in the truth."""
-    return _mean(recalls(t))
+    return _average_defined(recalls(t))
 
 
 def macro_f1(t: Array) -> Array:
     """Mean of the F1 of the classes present or predicted."""
-    return _mean(f1s(t))
+    return _average_defined(f1s(t))
 
 
 def recalls(t: Array) -> Array:
     """[..., class]: hits / rows of the class; NaN where it has none."""
-    return _ratio(_hits(t), t.sum(-1))
+    return _divide_defined(_count_hits(t), t.sum(-1))
 
 
 def precisions(t: Array) -> Array:
     """[..., class]: hits / predictions of the class; NaN where it has none."""
-    return _ratio(_hits(t), t.sum(-2))
+    return _divide_defined(_count_hits(t), t.sum(-2))
 
 
 def f1s(t: Array) -> Array:
     """[..., class]: 2 hits / (rows of the class + predictions of it); NaN where both are 0."""
-    return _ratio(2 * _hits(t), t.sum(-1) + t.sum(-2))
+    return _divide_defined(2 * _count_hits(t), t.sum(-1) + t.sum(-2))
 
 
-def of_class(score: Score, name: str) -> Score:
+def select_class(score: Score, name: str) -> Score:
     """One class of `recalls`, `precisions` or `f1s` as a score of its own."""
     column = CLASSES.index(name)
     return lambda t: np.asarray(score(t)[..., column])
 
 
-def _hits(t: Array) -> Array:
+def _count_hits(t: Array) -> Array:
     return np.asarray(np.diagonal(t, axis1=-2, axis2=-1))
 
 
-def _ratio(top: Array, bottom: Array) -> Array:
+def _divide_defined(top: Array, bottom: Array) -> Array:
     return np.asarray(np.divide(top, bottom, out=np.full(np.shape(bottom), np.nan), where=bottom > 0))
 
 
-def _mean(values: Array) -> Array:
+def _average_defined(values: Array) -> Array:
     """Mean over the last axis of what is not NaN."""
-    there = ~np.isnan(values)
-    return _ratio(np.where(there, values, 0.0).sum(-1), there.sum(-1).astype(float))
+    defined = ~np.isnan(values)
+    return _divide_defined(np.where(defined, values, 0.0).sum(-1), defined.sum(-1).astype(float))

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 
 @dataclass(frozen=True)
-class Components:
+class VarianceComponents:
     """Variance of a score that is due to the fold, to the seed, and to the rest (their interplay, and noise)."""
 
     fold: float
@@ -24,7 +24,7 @@ class Components:
         return {name: part / total if total else 0.0 for name, part in parts.items()}
 
 
-def components(scores: npt.ArrayLike) -> Components:
+def estimate_components(scores: npt.ArrayLike) -> VarianceComponents:
     """Two-way random effects of scores [fold, seed], from the mean squares; estimates below 0 are 0.
 
     Raises ValueError for fewer than 2 folds or 2 seeds.
@@ -37,11 +37,11 @@ def components(scores: npt.ArrayLike) -> Components:
     rest = float(((values - by_fold - by_seed + values.mean()) ** 2).sum() / ((folds - 1) * (seeds - 1)))
     fold = (seeds * float(np.var(by_fold, ddof=1)) - rest) / seeds
     seed = (folds * float(np.var(by_seed, ddof=1)) - rest) / folds
-    return Components(max(fold, 0.0), max(seed, 0.0), rest)
+    return VarianceComponents(max(fold, 0.0), max(seed, 0.0), rest)
 
 
 @dataclass(frozen=True)
-class Spread:
+class VarianceRatioTest:
     """Two standard deviations compared: changes are relative to the first (-0.32: 32 % lower)."""
 
     sd_change: float
@@ -50,16 +50,16 @@ class Spread:
     degrees: tuple[int, int]
     p: float  # two-sided
 
-    def sentence(self, alpha: float = 0.05) -> str:
+    def format_sentence(self, alpha: float = 0.05) -> str:
         """What changed, sd and variance apart, and whether chance explains it."""
-        verdict = "not distinguishable" if self.p > alpha else "distinguishable"
+        outcome = "not distinguishable" if self.p > alpha else "distinguishable"
         return (
             f"standard deviation {self.sd_change:+.0%}, variance {self.variance_change:+.0%}; "
-            f"F({self.degrees[0]},{self.degrees[1]}) = {self.f:.2f}, p = {self.p:.2g}: {verdict}"
+            f"F({self.degrees[0]},{self.degrees[1]}) = {self.f:.2f}, p = {self.p:.2g}: {outcome}"
         )
 
 
-def compare_variance(sd_a: float, n_a: int, sd_b: float, n_b: int) -> Spread:
+def compare_variance(sd_a: float, n_a: int, sd_b: float, n_b: int) -> VarianceRatioTest:
     """F test of two standard deviations (ddof 1) over n values each. It takes the values as normal and independent.
 
     >>> compare_variance(0.031, 5, 0.021, 5).sentence()
@@ -76,11 +76,11 @@ def compare_variance(sd_a: float, n_a: int, sd_b: float, n_b: int) -> Spread:
     (large, top), (small, bottom) = sorted([(sd_a, n_a - 1), (sd_b, n_b - 1)], reverse=True)
     f = (large / small) ** 2
     p = min(1.0, 2 * float(special.fdtrc(top, bottom, f)))
-    return Spread(sd_b / sd_a - 1, (sd_b / sd_a) ** 2 - 1, f, (top, bottom), p)
+    return VarianceRatioTest(sd_b / sd_a - 1, (sd_b / sd_a) ** 2 - 1, f, (top, bottom), p)
 
 
 @dataclass(frozen=True)
-class Welch:
+class WelchTest:
     """Two means compared: difference b - a, and Welch's t."""
 
     difference: float
@@ -89,7 +89,7 @@ class Welch:
     p: float  # two-sided
 
 
-def welch(mean_a: float, sd_a: float, n_a: int, mean_b: float, sd_b: float, n_b: int) -> Welch:
+def welch_test(mean_a: float, sd_a: float, n_a: int, mean_b: float, sd_b: float, n_b: int) -> WelchTest:
     """Welch's t test of two means from printed figures (sd with ddof 1), as for a paper that shows no more.
 
     Not paired and over folds that share training rows, so a rough guide; `permutation` is the test of our own figures.
@@ -104,4 +104,4 @@ def welch(mean_a: float, sd_a: float, n_a: int, mean_b: float, sd_b: float, n_b:
     a, b = sd_a**2 / n_a, sd_b**2 / n_b
     t = (mean_b - mean_a) / np.sqrt(a + b)
     degrees = (a + b) ** 2 / (a**2 / (n_a - 1) + b**2 / (n_b - 1))
-    return Welch(mean_b - mean_a, float(t), float(degrees), 2 * float(special.stdtr(degrees, -abs(t))))
+    return WelchTest(mean_b - mean_a, float(t), float(degrees), 2 * float(special.stdtr(degrees, -abs(t))))

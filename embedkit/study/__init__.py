@@ -15,35 +15,35 @@ One unit of work is one fit (arm, layer, head, seed, fold), written when it ends
 
 from __future__ import annotations
 
-from embedkit.study.audit import audited
-from embedkit.study.completed import Choice, Finished, best, open_study
-from embedkit.study.fit import Bench
-from embedkit.study.folder import record, study_lock
+from embedkit.study.audit import audit_single_study
+from embedkit.study.completed import CompletedStudy, ResultChoice, choose_best_result, open_study
+from embedkit.study.fit import FoldTrainer
+from embedkit.study.folder import read_predictions, study_lock
 from embedkit.study.folds import Fold
-from embedkit.study.leakage import text
-from embedkit.study.plan import StudyPlan, Unit
+from embedkit.study.leakage import format_audit
+from embedkit.study.plan import Fit, StudyPlan
 from embedkit.study.planning import plan_study
 from embedkit.study.request import resolve_study
 from embedkit.study.run import run_plan, run_single_study
-from embedkit.study.search import search_parameters, without_password
+from embedkit.study.search import mask_password, search_parameters
 
 __all__ = [
-    "Bench",
-    "Choice",
-    "Finished",
+    "CompletedStudy",
+    "Fit",
     "Fold",
+    "FoldTrainer",
+    "ResultChoice",
     "StudyPlan",
-    "Unit",
-    "audited",
-    "best",
+    "audit_single_study",
+    "choose_best_result",
+    "format_audit",
+    "mask_password",
     "open_study",
     "plan_study",
-    "record",
+    "read_predictions",
     "resolve_study",
     "run_plan",
     "run_single_study",
     "search_parameters",
     "study_lock",
-    "text",
-    "without_password",
 ]

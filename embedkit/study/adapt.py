@@ -16,7 +16,7 @@ Rows = npt.NDArray[np.int64]
 Words = npt.NDArray[np.str_]
 
 
-def moments(x: Features) -> tuple[Array, Array]:
+def measure_moments(x: Features) -> tuple[Array, Array]:
     """Mean and standard deviation (ddof 0; 1 where a column is constant) of rows [row, dim]."""
     wide = x.astype(np.float64)
     spread = wide.std(0)
@@ -30,14 +30,14 @@ def coral(source: Features, target: Features) -> tuple[Array, Array]:
     A = Cs^(-1/2) Ct^(1/2); the result is put back on the target's scale. The I keeps directions apart that few rows
     show, so the covariances come near each other without being equal.
     """
-    (mean_s, sd_s), (mean_t, sd_t) = moments(source), moments(target)
-    whiten = _power((source - mean_s) / sd_s, -0.5)
-    colour = _power((target - mean_t) / sd_t, 0.5)
+    (mean_s, sd_s), (mean_t, sd_t) = measure_moments(source), measure_moments(target)
+    whiten = _raise_covariance((source - mean_s) / sd_s, -0.5)
+    colour = _raise_covariance((target - mean_t) / sd_t, 0.5)
     matrix = (whiten @ colour) * sd_t / sd_s[:, None]
     return matrix, mean_t - mean_s @ matrix
 
 
-def _power(z: Features, exponent: float) -> Array:
+def _raise_covariance(z: Features, exponent: float) -> Array:
     """(cov(z) + I) ^ exponent, which is symmetric."""
     values, vectors = np.linalg.eigh(np.cov(z.astype(np.float64), rowvar=False) + np.eye(z.shape[1]))
     powered: Array = (vectors * values**exponent) @ vectors.T
@@ -49,11 +49,11 @@ class Adaptation:
     """What a fit's training rows say about the scale of features; `apply` brings any rows to it.
 
     scale: group -> (mean, standard deviation), by a row's group; "" is every other row's.
-    turn: corpus -> (matrix, shift): how a mixed-in corpus is aligned to the study's own, after scaling.
+    alignment: corpus -> (matrix, shift): how a mixed-in corpus is aligned to the study's own, after scaling.
     """
 
     scale: dict[str, tuple[Array, Array]]
-    turn: dict[str, tuple[Array, Array]]
+    alignment: dict[str, tuple[Array, Array]]
 
     def apply(self, x: Features, groups: Words, corpora: Words) -> npt.NDArray[np.float32]:
         """x [row, view, dim] of rows with these groups and corpora [row]."""
@@ -62,16 +62,16 @@ class Adaptation:
             mean, spread = self.scale.get(str(group), self.scale[""])
             mine = groups == group
             out[mine] = (out[mine] - mean.astype(np.float32)) / spread.astype(np.float32)
-        for corpus, (matrix, shift) in self.turn.items():
+        for corpus, (matrix, shift) in self.alignment.items():
             mine = corpora == corpus
             out[mine] = out[mine] @ matrix.astype(np.float32) + shift.astype(np.float32)
         return out
 
 
 def fit(
-    x: Features, train: Rows, corpora: Words, speakers: Words, *, normalise: str, align: str, own: str
+    x: Features, train: Rows, corpora: Words, speakers: Words, *, normalise: str, align: str, study_corpus: str
 ) -> Adaptation:
-    """Fit on clean features x [row, dim] of all rows of a study, of which `train` train; own: the study's corpus.
+    """Fit on clean features x [row, dim] of all rows of a study, of which `train` train; study_corpus: its own.
 
     normalise: "none"; "global": by all training rows; "corpus": by the training rows of the row's corpus (one that does
     not train: by all training rows); "speaker": by all rows of the row's speaker, **those that are tested too**.
@@ -79,21 +79,21 @@ def fit(
     """
     scale = {}
     if normalise != "none":
-        scale[""] = moments(x[train])
+        scale[""] = measure_moments(x[train])
     if normalise == "corpus":
-        scale |= {str(name): moments(x[train[corpora[train] == name]]) for name in np.unique(corpora[train])}
+        scale |= {str(name): measure_moments(x[train[corpora[train] == name]]) for name in np.unique(corpora[train])}
     if normalise == "speaker":
-        scale |= {str(name): moments(x[speakers == name]) for name in np.unique(speakers)}
-    found = Adaptation(scale, {})
+        scale |= {str(name): measure_moments(x[speakers == name]) for name in np.unique(speakers)}
+    adaptation = Adaptation(scale, {})
     if align == "coral":
-        groups = groups_of(normalise, corpora, speakers)
-        scaled = found.apply(x[train, None], groups[train], corpora[train])[:, 0]
-        target = scaled[corpora[train] == own]
-        others = [str(name) for name in np.unique(corpora[train]) if name != own]
-        found.turn.update({name: coral(scaled[corpora[train] == name], target) for name in others})
-    return found
+        groups = assign_scale_groups(normalise, corpora, speakers)
+        scaled = adaptation.apply(x[train, None], groups[train], corpora[train])[:, 0]
+        target = scaled[corpora[train] == study_corpus]
+        others = [str(name) for name in np.unique(corpora[train]) if name != study_corpus]
+        adaptation.alignment.update({name: coral(scaled[corpora[train] == name], target) for name in others})
+    return adaptation
 
 
-def groups_of(normalise: str, corpora: Words, speakers: Words) -> Words:
+def assign_scale_groups(normalise: str, corpora: Words, speakers: Words) -> Words:
     """[row]: whose statistics scale a row."""
     return {"corpus": corpora, "speaker": speakers}.get(normalise, np.full(len(corpora), ""))

@@ -16,20 +16,20 @@ from embedkit.classes import CLASSES, PROBABILITIES
 from embedkit.encoders import STATS
 from embedkit.errors import FitError
 from embedkit.study import adapt
-from embedkit.study.folder import _write_part, head_folder, part_of
+from embedkit.study.folder import head_folder, part_path, write_part
 from embedkit.study.folds import Rows
-from embedkit.study.plan import Layer, StudyPlan, Triple, Unit
+from embedkit.study.plan import Fit, Layer, ResultKey, StudyPlan
 from embedkit.study.source import Source
 from embedkit.threads import one_thread
 
 
-class Bench:
+class FoldTrainer:
     """Fits heads in one process, on one thread; it reads from the caches what its units need and keeps the last two."""
 
     def __init__(self, planned: StudyPlan) -> None:
         self.plan = planned
         self._held: dict[tuple[tuple[int, ...], int], npt.NDArray[np.float16]] = {}
-        self._adapted: dict[tuple[str, Layer, int], adapt.Adaptation] = {}
+        self._adaptations: dict[tuple[str, Layer, int], adapt.Adaptation] = {}
 
     def features(self, layer: Layer, views: int) -> npt.NDArray[np.float16]:
         """[row, 1 + views, dim]: of every row of the study; in dim lie hidden states, and in each its statistics, one
@@ -45,115 +45,121 @@ class Bench:
 
     def _read(self, source: Source, hidden: Sequence[int], views: int) -> npt.NDArray[np.float16]:
         stats = [STATS.index(name) for name in self.plan.study.stats]
-        held = min(views, source.identity.views)  # a corpus that is only tested may have fewer
+        cached_views = min(views, source.identity.views)  # a corpus that is only tested may have fewer
         with Cache.open(source.path) as cache:
-            read = cache.features(source.rows, views=range(held + 1), layers=hidden, stats=stats)
-        read = read.reshape(len(read), held + 1, -1)
+            read = cache.features(source.rows, views=range(cached_views + 1), layers=hidden, stats=stats)
+        read = read.reshape(len(read), cached_views + 1, -1)
         block = np.full((len(read), 1 + views, read.shape[2]), np.nan, np.float16)
-        block[:, : held + 1] = read
+        block[:, : cached_views + 1] = read
         return block
 
-    def inputs(self, unit: Unit, rows: Rows, views: int = 0) -> npt.NDArray[np.float32]:
+    def inputs(self, fit: Fit, rows: Rows, views: int = 0) -> npt.NDArray[np.float32]:
         """[row, 1 + views, dim]: what the unit's head is given, normalised and aligned as the study asks."""
-        x, study = self.features(unit.layer, views), self.plan.study
+        x, study = self.features(fit.layer, views), self.plan.study
         if (study.normalise, study.align) == ("none", "none"):
             return x[rows].astype(np.float32)
         corpora, speakers = (self.plan.columns[name] for name in ("corpus", "speaker"))
-        if (place := (unit.arm, unit.layer, unit.fold)) not in self._adapted:
-            self._adapted = {key: each for key, each in self._adapted.items() if key[:2] == place[:2]}
-            train = self.plan.training(unit.fold, unit.arm)
-            self._adapted[place] = adapt.fit(
-                x[:, 0], train, corpora, speakers, normalise=study.normalise, align=study.align, own=study.corpus
+        if (place := (fit.arm, fit.layer, fit.fold)) not in self._adaptations:
+            self._adaptations = {key: each for key, each in self._adaptations.items() if key[:2] == place[:2]}
+            train = self.plan.training_rows(fit.fold, fit.arm)
+            self._adaptations[place] = adapt.fit(
+                x[:, 0],
+                train,
+                corpora,
+                speakers,
+                normalise=study.normalise,
+                align=study.align,
+                study_corpus=study.corpus,
             )
-        groups = adapt.groups_of(study.normalise, corpora, speakers)[rows]
-        return self._adapted[place].apply(x[rows], groups, corpora[rows])
+        groups = adapt.assign_scale_groups(study.normalise, corpora, speakers)[rows]
+        return self._adaptations[place].apply(x[rows], groups, corpora[rows])
 
-    def fit(self, unit: Unit, params: Mapping[str, Any], validate: Rows | None) -> heads.Estimator:
+    def fit(self, fit: Fit, params: Mapping[str, Any], validate: Rows | None) -> heads.Estimator:
         """A head trained on the unit's rows; `validate` only says when to stop.
 
         Raises FitError that names the unit where the estimator fails.
         """
-        card, y, train = self.plan.heads[unit.head], self.plan.y, self.plan.training(unit.fold, unit.arm)
-        layers = {"layers": len(self.plan.hidden(unit.layer))} if unit.layer == "weighted" else {}
+        card, y, train = self.plan.heads[fit.head], self.plan.y, self.plan.training_rows(fit.fold, fit.arm)
+        layers = {"layers": len(self.plan.hidden(fit.layer))} if fit.layer == "weighted" else {}
         card = card.model_copy(update={"fixed": {**card.fixed, **params, **layers}})
         views = self.plan.views if card.views != "clean" else 0
-        estimator = heads.build(card, unit.seed)
-        x = self.inputs(unit, train, views)
-        held = None if validate is None else (self.inputs(unit, validate, views)[:, 0], y[validate])
+        estimator = heads.build(card, fit.seed)
+        x = self.inputs(fit, train, views)
+        validation = None if validate is None else (self.inputs(fit, validate, views)[:, 0], y[validate])
         try:
             with one_thread():
-                estimator.fit(x[:, 0], y[train], views=x[:, 1:] if views else None, validation=held)
+                estimator.fit(x[:, 0], y[train], views=x[:, 1:] if views else None, validation=validation)
         except (ValueError, ArithmeticError, RuntimeError) as error:
-            said = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            raise FitError(f"{unit.folder()}, seed {unit.seed}, fold {unit.fold + 1}: {said}") from error
+            message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise FitError(f"{fit.folder()}, seed {fit.seed}, fold {fit.fold + 1}: {message}") from error
         return estimator
 
-    def probabilities(self, estimator: heads.Estimator, unit: Unit, rows: Rows) -> npt.NDArray[np.float64]:
+    def probabilities(self, estimator: heads.Estimator, fit: Fit, rows: Rows) -> npt.NDArray[np.float64]:
         """[row, class] in CLASSES' order, of the clean view; 0 for a class that training had not."""
-        hidden = tuple(self.plan.hidden(unit.layer))
+        hidden = tuple(self.plan.hidden(fit.layer))
         views = next((v for held, v in self._held if held == hidden), 0)  # what is held has the clean view too
-        x = np.ascontiguousarray(self.inputs(unit, rows, views)[:, 0])
+        x = np.ascontiguousarray(self.inputs(fit, rows, views)[:, 0])
         result = np.zeros((len(rows), len(CLASSES)))
         with one_thread():
             result[:, heads.class_columns(estimator)] = estimator.predict_proba(x)
         return result
 
-    def judge(self, unit: Unit, params: Mapping[str, Any]) -> float:
+    def validation_ua(self, fit: Fit, params: Mapping[str, Any]) -> float:
         """Validation UA of one fit; no test row is read for it."""
-        fold = self.plan.folds[unit.fold]
+        fold = self.plan.folds[fit.fold]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", category=UserWarning)
-            estimator = self.fit(unit, params, fold.validate)
-        p = self.probabilities(estimator, unit, fold.validate)
+            estimator = self.fit(fit, params, fold.validate)
+        p = self.probabilities(estimator, fit, fold.validate)
         return metrics.ua(self.plan.y[fold.validate], np.array(CLASSES)[p.argmax(1)])
 
-    def train(self, unit: Unit, params: Mapping[str, Any]) -> None:
+    def train(self, fit: Fit, params: Mapping[str, Any]) -> None:
         """Fit, predict validation and test rows, keep the head (first seed), and then the unit's part of the record."""
-        fold, train = self.plan.folds[unit.fold], self.plan.training(unit.fold, unit.arm)
+        fold, train = self.plan.folds[fit.fold], self.plan.training_rows(fit.fold, fit.arm)
         begin = time.perf_counter()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", category=UserWarning)  # scikit-learn's ConvergenceWarning is one
-            estimator = self.fit(unit, params, fold.validate)
-        best = getattr(estimator, "best_epoch_", getattr(estimator, "best_iteration_", None))
+            estimator = self.fit(fit, params, fold.validate)
+        best_round = getattr(estimator, "best_epoch_", getattr(estimator, "best_iteration_", None))
         facts = {
-            "best": None if best is None else int(best),
+            "best": None if best_round is None else int(best_round),
             "seconds": round(time.perf_counter() - begin, 3),
             "rows": len(train),
-            "saw": self.saw(train, fold.validate),
+            "saw": self.digest_fit_rows(train, fold.validate),
             "warnings": sorted(
                 {str(w.message).strip().split("\n")[0] for w in caught if issubclass(w.category, UserWarning)}
             ),
         }
-        if unit.layer == "weighted":
+        if fit.layer == "weighted":
             facts["layer_weights"] = getattr(estimator, "layer_weights_")  # noqa: B009 (no head but the MLP has them)
-        if unit.seed == 0:
-            kind = self.plan.heads[unit.head].kind
-            heads.save(kind, estimator, head_folder(self.plan.folder, unit, fold.name))
+        if fit.seed == 0:
+            kind = self.plan.heads[fit.head].kind
+            heads.save(kind, estimator, head_folder(self.plan.folder, fit, fold.name))
         rows = np.concatenate([fold.validate, fold.test])
-        columns = self._record(unit, rows, self.probabilities(estimator, unit, rows))
-        _write_part(part_of(self.plan, unit), columns, facts)
+        columns = self._build_prediction_columns(fit, rows, self.probabilities(estimator, fit, rows))
+        write_part(part_path(self.plan, fit), columns, facts)
 
-    def saw(self, train: Rows, validate: Rows) -> dict[str, str]:
+    def digest_fit_rows(self, train: Rows, validate: Rows) -> dict[str, str]:
         """What the record says of the rows that a fit was given; the audit holds it against the plan."""
-        return {"train": self.plan.seen(train), "validate": self.plan.seen(validate)}
+        return {"train": self.plan.digest_utterances(train), "validate": self.plan.digest_utterances(validate)}
 
-    def searched(self, triple: Triple) -> dict[str, dict[str, str]]:
+    def digest_search_rows(self, key: ResultKey) -> dict[str, dict[str, str]]:
         """The same of a search, by fold: what `judge` is given."""
-        units = [Unit(*triple, 0, fold) for fold in range(len(self.plan.folds))]
-        sides = [(self.plan.training(unit.fold, unit.arm), self.plan.folds[unit.fold]) for unit in units]
-        return {fold.name: self.saw(train, fold.validate) for train, fold in sides}
+        fits = [Fit(*key, 0, fold) for fold in range(len(self.plan.folds))]
+        sides = [(self.plan.training_rows(unit.fold, unit.arm), self.plan.folds[unit.fold]) for unit in fits]
+        return {fold.name: self.digest_fit_rows(train, fold.validate) for train, fold in sides}
 
-    def _record(self, unit: Unit, rows: Rows, p: npt.NDArray[np.float64]) -> dict[str, Any]:
+    def _build_prediction_columns(self, fit: Fit, rows: Rows, p: npt.NDArray[np.float64]) -> dict[str, Any]:
         """The unit's rows of predictions.parquet, by column."""
-        fold, n = self.plan.folds[unit.fold], len(rows)
+        fold, n = self.plan.folds[fit.fold], len(rows)
         columns = {name: values[rows] for name, values in self.plan.columns.items()}
         return {
             "utterance": columns["ids"],
             **{name: columns[name] for name in ("corpus", "speaker", "session")},
-            "arm": [unit.arm] * n,
-            "layer": [str(unit.layer)] * n,
-            "head": [unit.head] * n,
-            "seed": [unit.seed] * n,
+            "arm": [fit.arm] * n,
+            "layer": [str(fit.layer)] * n,
+            "head": [fit.head] * n,
+            "seed": [fit.seed] * n,
             "fold": [fold.name] * n,
             "split": ["validate"] * len(fold.validate) + ["test"] * len(fold.test),
             "label": self.plan.y[rows],

@@ -25,22 +25,22 @@ from urllib.parse import quote
 
 from embedkit import files
 from embedkit.errors import StudyError
-from embedkit.study.plan import SAFE, StudyPlan, Unit
+from embedkit.study.plan import SAFE_CHARACTERS, Fit, StudyPlan
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def head_folder(folder: Path, unit: Unit, fold: str) -> Path:
+def head_folder(folder: Path, fit: Fit, fold: str) -> Path:
     """Where the head of a fold lies: heads/<arm>/layer-<N>/<head>/fold-<fold>/."""
-    return folder / "heads" / unit.folder() / f"fold-{quote(fold, safe=SAFE)}"
+    return folder / "heads" / fit.folder() / f"fold-{quote(fold, safe=SAFE_CHARACTERS)}"
 
 
-def part_of(planned: StudyPlan, unit: Unit) -> Path:
-    return planned.folder / "parts" / unit.folder() / f"seed-{unit.seed}-fold-{unit.fold + 1}.parquet"
+def part_path(planned: StudyPlan, fit: Fit) -> Path:
+    return planned.folder / "parts" / fit.folder() / f"seed-{fit.seed}-fold-{fit.fold + 1}.parquet"
 
 
-def _write_part(path: Path, columns: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+def write_part(path: Path, columns: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -63,53 +63,53 @@ def study_lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
         raise StudyError(f"{folder}: another process is working on this study; wait, or give another --name") from None
 
 
-def differences(before: Any, now: Any, key: str = "") -> list[str]:
+def list_differences(before: Any, now: Any, key: str = "") -> list[str]:
     """Where two sets of settings differ.
 
-    >>> differences({"folds": {"k": 8}, "seeds": 1}, {"folds": {"k": 5}, "seeds": 1})
+    >>> list_differences({"folds": {"k": 8}, "seeds": 1}, {"folds": {"k": 5}, "seeds": 1})
     ['folds.k: 8 there, 5 here']
     """
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         return [
             line
             for name in dict.fromkeys((*before, *now))
-            for line in differences(before.get(name), now.get(name), f"{key}.{name}" if key else str(name))
+            for line in list_differences(before.get(name), now.get(name), f"{key}.{name}" if key else str(name))
         ]
-    return [] if before == now else [f"{key}: {_short(before)} there, {_short(now)} here"]
+    return [] if before == now else [f"{key}: {_shorten_value(before)} there, {_shorten_value(now)} here"]
 
 
-def _short(value: Any) -> str:
+def _shorten_value(value: Any) -> str:
     text = "nothing" if value is None else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-def _read_list(path: Path) -> list[dict[str, Any]]:
+def read_list(path: Path) -> list[dict[str, Any]]:
     data: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     return data
 
 
-def _gather(planned: StudyPlan, units: Sequence[Unit]) -> None:
+def merge_parts(planned: StudyPlan, fits: Sequence[Fit]) -> None:
     """All parts as units.json and predictions.parquet, which says that the study is done; then the parts can go.
     Without units (a study that only counts) there is nothing to gather."""
-    if not units:
+    if not fits:
         return
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    tables = [pq.read_table(part_of(planned, unit)) for unit in units]
+    tables = [pq.read_table(part_path(planned, unit)) for unit in fits]
     facts = [
         {**dict(zip(unit._fields, unit, strict=True)), "fold": planned.folds[unit.fold].name}
         | json.loads(table.schema.metadata[b"facts"])
-        for unit, table in zip(units, tables, strict=True)
+        for unit, table in zip(fits, tables, strict=True)
     ]
     files.write_text(planned.folder / "units.json", json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
-    record = pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
+    predictions = pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
     with files.replacing(planned.folder / "predictions.parquet") as draft:
-        pq.write_table(record, draft)
+        pq.write_table(predictions, draft)
     shutil.rmtree(planned.folder / "parts")
 
 
-def record(planned: StudyPlan) -> pd.DataFrame:
+def read_predictions(planned: StudyPlan) -> pd.DataFrame:
     """A finished study's predictions; see the head of this module."""
     import pandas as pd
 

@@ -2,8 +2,9 @@
 
 A fold holds row numbers of one corpus; what a study mixes in only trains and is no part of a fold.
 
-`loso`, `speaker`, `script` and `clips` test every row once. Which rows validate can be chosen (`validated_by`), and all
-folds can be cut to one training size (`cut`), so that what leaking is worth can be measured and nothing else.
+The kinds loso, speaker, script and clips test every row once. Which rows validate can be chosen (`choose_validation`),
+and all folds can be cut to one training size (`limit_training_rows`), so that what leaking is worth can be measured and
+nothing else.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Fold:
     test: Rows
 
 
-def loso(sessions: Words) -> list[Fold]:
+def leave_one_session_out(sessions: Words) -> list[Fold]:
     """Leave one session out: each tests once, in natural order; the next one (cyclic) validates, the rest train.
 
     sessions: [row], "" where unknown. Raises StudyError without sessions and below 3 of them.
@@ -42,16 +43,16 @@ def loso(sessions: Words) -> list[Fold]:
     words = np.asarray(sessions)
     if not words.size or (words == "").any():
         raise StudyError("folds loso: the corpus has rows without a session; try: --folds speaker")
-    names = natural(set(words.tolist()))
+    names = sort_naturally(set(words.tolist()))
     if len(names) < 3:
         raise StudyError(
             f"folds loso: needs at least 3 sessions (train, validation, test), found {len(names)}; try: --folds speaker"
         )
     group = {name: i for i, name in enumerate(names)}
-    return _cyclic(np.array([group[w] for w in words.tolist()]), names)
+    return _make_cyclic_folds(np.array([group[w] for w in words.tolist()]), names)
 
 
-def speaker(speakers: Words, k: int) -> list[Fold]:
+def split_by_speaker(speakers: Words, k: int) -> list[Fold]:
     """k groups of speakers, dealt round-robin in natural order ("2" before "10"); group i tests, i+1 validates.
 
     k is lowered to the number of speakers. Raises StudyError below 3 groups or 3 speakers.
@@ -59,16 +60,16 @@ def speaker(speakers: Words, k: int) -> list[Fold]:
     words = np.asarray(speakers)
     if not words.size or (words == "").any():
         raise StudyError("folds speaker: the corpus has rows without a speaker")
-    names = natural(set(words.tolist()))
+    names = sort_naturally(set(words.tolist()))
     if min(k, len(names)) < 3:
         what = f"found {len(names)} speakers" if len(names) < 3 else f"got folds.k = {k}"
         raise StudyError(f"folds speaker: needs at least 3 folds of speakers (train, validation, test), {what}")
     k = min(k, len(names))
     group = {name: i % k for i, name in enumerate(names)}
-    return _cyclic(np.array([group[w] for w in words.tolist()]), [str(i + 1) for i in range(k)])
+    return _make_cyclic_folds(np.array([group[w] for w in words.tolist()]), [str(i + 1) for i in range(k)])
 
 
-def shuffle(y: Words, seed: int) -> list[Fold]:
+def split_at_random(y: Words, seed: int) -> list[Fold]:
     """One random split, 90 % train, 5 % validation, 5 % test, stratified by class; the same speakers on all sides.
 
     At least one row of each class validates and one tests. Raises StudyError where a class has fewer than 3 rows.
@@ -79,13 +80,15 @@ def shuffle(y: Words, seed: int) -> list[Fold]:
         rows = random.permutation(np.flatnonzero(words == name))
         if len(rows) < 3:
             raise StudyError(f"folds shuffle: needs at least 3 rows of each class, found {len(rows)} of {name}")
-        held = max(1, round(0.05 * len(rows)))
-        for part, some in zip(parts, (rows[2 * held :], rows[:held], rows[held : 2 * held]), strict=True):
+        held_out = max(1, round(0.05 * len(rows)))
+        for part, some in zip(
+            parts, (rows[2 * held_out :], rows[:held_out], rows[held_out : 2 * held_out]), strict=True
+        ):
             part.append(some)
     return [Fold("shuffle", *(np.sort(np.concatenate(part)) for part in parts))]
 
 
-def clips(y: Words, k: int, seed: int) -> list[Fold]:
+def split_by_clip(y: Words, k: int, seed: int) -> list[Fold]:
     """k random parts of the clips, stratified by class; part i tests, i+1 validates. The same speakers on all sides.
 
     Raises StudyError where a class has fewer than k rows.
@@ -97,17 +100,17 @@ def clips(y: Words, k: int, seed: int) -> list[Fold]:
         if len(rows) < k:
             raise StudyError(f"folds clips: needs at least {k} rows of each class, found {len(rows)} of {name}")
         group[rows] = np.arange(len(rows)) % k
-    return _cyclic(group, [str(i + 1) for i in range(k)])
+    return _make_cyclic_folds(group, [str(i + 1) for i in range(k)])
 
 
-def script(sessions: Words, scripts: Words, parts: int) -> list[Fold]:
+def leave_scripts_out(sessions: Words, scripts: Words, parts: int) -> list[Fold]:
     """Leave one session and one part of the scripts out: what is tested was said by others, and in other words.
 
     scripts: [row], what is said, as `scripts` tells it; they are dealt into `parts`, the most frequent first, to the
     part with the fewest rows. A fold tests a session's rows of one part; the next session's rows of that part validate,
     the other sessions' rows of the other parts train. Raises StudyError as `loso`, and for unknown or too few scripts.
     """
-    whole, words = loso(sessions), np.asarray(scripts)
+    session_folds, words = leave_one_session_out(sessions), np.asarray(scripts)
     if (words == "").any():
         raise StudyError("folds script: the corpus has rows without a text or a dialogue; try: --folds loso")
     names, rows_of = np.unique(words, return_counts=True)
@@ -117,15 +120,15 @@ def script(sessions: Words, scripts: Words, parts: int) -> list[Fold]:
     for i in np.argsort(-rows_of, kind="stable"):
         part[names[i]] = int(size.argmin())
         size[part[names[i]]] += rows_of[i]
-    mine = np.array([part[word] for word in words])
+    part_of_row = np.array([part[word] for word in words])
     folds = [
         Fold(
             f"{fold.name}.{p + 1}",
-            fold.train[mine[fold.train] != p],
-            fold.validate[mine[fold.validate] == p],
-            fold.test[mine[fold.test] == p],
+            fold.train[part_of_row[fold.train] != p],
+            fold.validate[part_of_row[fold.validate] == p],
+            fold.test[part_of_row[fold.test] == p],
         )
-        for fold in whole
+        for fold in session_folds
         for p in range(parts)
     ]
     for fold in folds:
@@ -134,17 +137,17 @@ def script(sessions: Words, scripts: Words, parts: int) -> list[Fold]:
     return folds
 
 
-def scripts(dialogues: Words, texts: Words) -> npt.NDArray[np.str_]:
+def identify_scripts(dialogues: Words, texts: Words) -> npt.NDArray[np.str_]:
     """[row] what is said: the script or the improvised scene of an IEMOCAP dialogue, whoever plays it; else the text.
 
-    >>> scripts(["Ses01F_script01_2", "Ses05M_impro03", ""], ["", "", "Kids are talking by the door"]).tolist()
+    >>> identify_scripts(["Ses01F_script01_2", "Ses05M_impro03", ""], ["", "", "Kids are talking by the door"]).tolist()
     ['script01', 'impro03', 'Kids are talking by the door']
     """
-    found = [re.search(r"(script|impro)\d+", dialogue) for dialogue in dialogues]
-    return np.array([match[0] if match else text for match, text in zip(found, texts, strict=True)])
+    matches = [re.search(r"(script|impro)\d+", dialogue) for dialogue in dialogues]
+    return np.array([match[0] if match else text for match, text in zip(matches, texts, strict=True)])
 
 
-def validated_by(folds: Sequence[Fold], rule: str, y: Words, seed: int) -> list[Fold]:
+def choose_validation(folds: Sequence[Fold], rule: str, y: Words, seed: int) -> list[Fold]:
     """The folds with another validation part, chosen by rule; every fold's test rows stay.
 
     "next": as they are. "previous": the test rows of the fold before, where folds test whole groups in turn.
@@ -153,33 +156,35 @@ def validated_by(folds: Sequence[Fold], rule: str, y: Words, seed: int) -> list[
     stay as they are, but with a single fold (`shuffle`) what validated joins them. Raises StudyError for "previous"
     where folds have none.
     """
-    return [_revalidated(folds, i, rule, np.asarray(y), seed) for i in range(len(folds))]
+    return [_replace_validation(folds, i, rule, np.asarray(y), seed) for i in range(len(folds))]
 
 
-def _revalidated(folds: Sequence[Fold], i: int, rule: str, y: npt.NDArray[np.str_], seed: int) -> Fold:
+def _replace_validation(folds: Sequence[Fold], i: int, rule: str, y: npt.NDArray[np.str_], seed: int) -> Fold:
     fold = folds[i]
     rest = np.sort(np.concatenate([fold.train, fold.validate]))
     if rule == "test":
         return Fold(fold.name, fold.train if len(folds) > 1 else rest, fold.test, fold.test)
     if rule == "previous":
-        before = [f.test for f in folds if np.array_equal(f.validate, fold.test)]
-        if not before or len(np.setdiff1d(before[0], rest)):
+        previous = [f.test for f in folds if np.array_equal(f.validate, fold.test)]
+        if not previous or len(np.setdiff1d(previous[0], rest)):
             raise StudyError('folds.validate = "previous": only for folds loso, speaker and clips')
-        held = before[0]
+        validate = previous[0]
     elif rule == "random":
-        held = rest[take(rest.astype(str), y[rest], 0.2, seed)]
+        validate = rest[take_fraction(rest.astype(str), y[rest], 0.2, seed)]
     else:
         return fold
-    return Fold(fold.name, np.setdiff1d(rest, held), held, fold.test)
+    return Fold(fold.name, np.setdiff1d(rest, validate), validate, fold.test)
 
 
-def cut(folds: Sequence[Fold], rows: int, y: Words, seed: int) -> list[Fold]:
+def limit_training_rows(folds: Sequence[Fold], rows: int, y: Words, seed: int) -> list[Fold]:
     """The folds with at most about so many training rows each, stratified by class (rounded within each)."""
     words = np.asarray(y)
     return [
         Fold(
             fold.name,
-            fold.train[take(fold.train.astype(str), words[fold.train], min(1.0, rows / len(fold.train)), seed)],
+            fold.train[
+                take_fraction(fold.train.astype(str), words[fold.train], min(1.0, rows / len(fold.train)), seed)
+            ],
             fold.validate,
             fold.test,
         )
@@ -187,7 +192,7 @@ def cut(folds: Sequence[Fold], rows: int, y: Words, seed: int) -> list[Fold]:
     ]
 
 
-def take(ids: Words, y: Words, fraction: float, seed: int = 0) -> Rows:
+def take_fraction(ids: Words, y: Words, fraction: float, seed: int = 0) -> Rows:
     """Rows of a fraction (0..1) of the utterances, each class in its own share; nested and independent of row order.
 
     Utterances are ranked within their class by a hash of (seed, id), so the 10 % lie in the 25 %, and a corpus that
@@ -202,28 +207,28 @@ def take(ids: Words, y: Words, fraction: float, seed: int = 0) -> Rows:
     return np.sort(np.concatenate(chosen))
 
 
-def crossing(fold: Fold, groups: Words) -> list[str]:
+def find_crossing_groups(fold: Fold, groups: Words) -> list[str]:
     """The groups (speakers, recordings, ...) that have rows on more than one side of a fold; sorted."""
     words = np.asarray(groups)
     train, validate, test = (set(words[rows].tolist()) for rows in (fold.train, fold.validate, fold.test))
-    return natural((train & validate) | (train & test) | (validate & test))
+    return sort_naturally((train & validate) | (train & test) | (validate & test))
 
 
-def natural(words: Iterable[str]) -> list[str]:
+def sort_naturally(words: Iterable[str]) -> list[str]:
     """Sorted as people count.
 
-    >>> natural(["s10", "s2", "s1"])
+    >>> sort_naturally(["s10", "s2", "s1"])
     ['s1', 's2', 's10']
     """
-    return sorted(words, key=lambda w: ([_rank(p) for p in re.findall(r"[0-9]+|[^0-9]+", w)], w))
+    return sorted(words, key=lambda w: ([_rank_part(p) for p in re.findall(r"[0-9]+|[^0-9]+", w)], w))
 
 
-def _rank(part: str) -> tuple[bool, int, str]:
+def _rank_part(part: str) -> tuple[bool, int, str]:
     number = part[0] in "0123456789"
     return not number, int(part) if number else 0, part
 
 
-def _cyclic(group: Rows, names: Sequence[str]) -> list[Fold]:
+def _make_cyclic_folds(group: Rows, names: Sequence[str]) -> list[Fold]:
     """Fold i: group i tests, the next one validates, the rest train."""
     k = len(names)
     return [

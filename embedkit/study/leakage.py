@@ -48,7 +48,7 @@ CROSSING = {
     "partner": ("conversations", "with another speaker: the room and the dialogue are known"),
     "text": ("sentences", "so what is said may stand in for how it is said"),
 }
-RECORD = ("fit", "search", "scaler")
+RECORD_CHECKS = ("fit", "search", "scaler")
 
 BY_SESSION, BY_CLIP = ("loso", "script"), ("shuffle", "clips")  # kinds of folds
 
@@ -66,73 +66,75 @@ class Finding:
     text: str
 
 
-def checks(planned: StudyPlan) -> list[str]:
+def list_checks(planned: StudyPlan) -> list[str]:
     """What is looked for in a plan; without augmented views there is nothing to look for among them."""
     scaler = ["scaler"] if planned.study.normalise != "none" else []
     return [*(check for check in CROSSING if check != "views" or planned.views), "labels", *scaler]
 
 
-def audit(planned: StudyPlan) -> list[Finding]:
+def audit_plan(planned: StudyPlan) -> list[Finding]:
     """Everything that crosses a split, and contradicting labels. Reads nothing but the plan's columns."""
     columns = planned.columns
-    names = _joined(planned, "ids")
+    names = _prefix_corpus(planned, "ids")
     sound = np.where(columns["audio_digest"] == "", names, columns["audio_digest"])
-    found = [
-        _crossing(planned, "speaker", columns["speaker"]),
-        _crossing(planned, "recording", sound, names),
-        _crossing(planned, "views", sound, names) if planned.views else None,
+    findings = [
+        _find_crossing(planned, "speaker", columns["speaker"]),
+        _find_crossing(planned, "recording", sound, names),
+        _find_crossing(planned, "views", sound, names) if planned.views else None,
         # Folds by session keep sessions whole; a dialogue may still go on in another one.
-        _crossing(planned, "partner", _joined(planned, "session"))
-        or _crossing(planned, "partner", _joined(planned, "dialogue")),
-        _crossing(planned, "text", _joined(planned, "text")),
-        _labels(planned, names),
-        _own_scaler(planned),
+        _find_crossing(planned, "partner", _prefix_corpus(planned, "session"))
+        or _find_crossing(planned, "partner", _prefix_corpus(planned, "dialogue")),
+        _find_crossing(planned, "text", _prefix_corpus(planned, "text")),
+        _find_label_conflicts(planned, names),
+        _find_speaker_scaling(planned),
     ]
-    return [finding for finding in found if finding]
+    return [finding for finding in findings if finding]
 
 
-def _joined(planned: StudyPlan, column: str) -> Words:
+def _prefix_corpus(planned: StudyPlan, column: str) -> Words:
     """[row] "corpus/word" of a column; "" where it is not known."""
     words = planned.columns[column]
     return np.where(words == "", "", np.char.add(np.char.add(planned.columns["corpus"], "/"), words))
 
 
-def _crossing(planned: StudyPlan, check: str, key: Words, names: Words | None = None) -> Finding | None:
+def _find_crossing(planned: StudyPlan, check: str, key: Words, names: Words | None = None) -> Finding | None:
     """The words of key [row] that lie on more than one side of a fold, None without any.
 
     names: [row], with which an example is told where its key says nothing to people.
     """
-    found: dict[tuple[str, str], list[str]] = {}
+    words_by_fold: dict[tuple[str, str], list[str]] = {}
     sides: dict[str, set[str]] = {"tested": set(), "validated": set()}
     for fold in planned.folds:
         for arm, mixed in planned.arms.items():
-            whole = replace(fold, train=np.concatenate([fold.train, mixed]))
-            if words := _crosses(planned, check, key, whole):
-                found[fold.name, arm] = words
+            full_fold = replace(fold, train=np.concatenate([fold.train, mixed]))
+            if words := _list_crossing_words(planned, check, key, full_fold):
+                words_by_fold[fold.name, arm] = words
         sides["tested"].update(key[fold.test].tolist())
         sides["validated"].update(key[fold.validate].tolist())
-    crossing = folds.natural({word for words in found.values() for word in words})
+    crossing = folds.sort_naturally({word for words in words_by_fold.values() for word in words})
     if not crossing:
         return None
     side = "tested" if sides["tested"] & {*crossing} else "validated"
     shown = crossing[:EXAMPLES]
     if names is not None:
         shown = [" = ".join(names[key == word].tolist()) for word in shown]
-    in_folds = list(dict.fromkeys(fold for fold, _ in found))
+    in_folds = list(dict.fromkeys(fold for fold, _ in words_by_fold))
     what, meaning = CROSSING[check]
-    verdict = _verdict(planned, check)
+    verdict = _decide_verdict(planned, check)
     text = (
         f"folds {planned.study.folds.kind} {'share' if verdict == 'report' else 'leak'} {what}:"
         f" {len(sides[side] & {*crossing})} of {len(sides[side] - {''})} {side} are on another side too"
-        f" ({_short(shown, len(crossing))}; {len(in_folds)} of {len(planned.folds)} folds), {meaning}"
+        f" ({_join_examples(shown, len(crossing))}; {len(in_folds)} of {len(planned.folds)} folds), {meaning}"
     )
-    return Finding(check, verdict, len(crossing), shown, in_folds, list(dict.fromkeys(arm for _, arm in found)), text)
+    return Finding(
+        check, verdict, len(crossing), shown, in_folds, list(dict.fromkeys(arm for _, arm in words_by_fold)), text
+    )
 
 
-def _crosses(planned: StudyPlan, check: str, key: Words, fold: Fold) -> list[str]:
+def _list_crossing_words(planned: StudyPlan, check: str, key: Words, fold: Fold) -> list[str]:
     if check == "views":  # validation and test are clean: only what is trained on has views
         fold = replace(fold, validate=fold.test[:0], test=np.concatenate([fold.validate, fold.test]))
-    words = [word for word in folds.crossing(fold, key) if word]
+    words = [word for word in folds.find_crossing_groups(fold, key) if word]
     if check == "partner" and words:
         rows = np.concatenate([fold.train, fold.validate, fold.test])
         pairs = set(zip(key[rows].tolist(), planned.columns["speaker"][rows].tolist(), strict=True))
@@ -141,29 +143,29 @@ def _crosses(planned: StudyPlan, check: str, key: Words, fold: Fold) -> list[str
     return words
 
 
-def _verdict(planned: StudyPlan, check: str) -> Literal["fail", "allowed", "report"]:
+def _decide_verdict(planned: StudyPlan, check: str) -> Literal["fail", "allowed", "report"]:
     study = planned.study
-    told = {"partner": study.folds.kind not in BY_SESSION, "text": study.audit.text != "fail", "labels": True}
-    if told.get(check):
+    report_only = {"partner": study.folds.kind not in BY_SESSION, "text": study.audit.text != "fail", "labels": True}
+    if report_only.get(check):
         return "report"
-    asked = check == "speaker" and study.folds.kind in BY_CLIP
-    return "allowed" if asked or check in study.audit.allow else "fail"
+    expected = check == "speaker" and study.folds.kind in BY_CLIP
+    return "allowed" if expected or check in study.audit.allow else "fail"
 
 
-def _labels(planned: StudyPlan, names: Words) -> Finding | None:
+def _find_label_conflicts(planned: StudyPlan, names: Words) -> Finding | None:
     """Identical sound that has more than one class."""
     digest = planned.columns["audio_digest"]
     classes = Counter(word for word, _ in set(zip(digest.tolist(), planned.y.tolist(), strict=True)) if word)
     twins = sorted(word for word, count in classes.items() if count > 1)
     if not twins:
         return None
-    told = np.char.add(np.char.add(names, " ("), np.char.add(planned.columns["label"], ")"))
-    shown = [" = ".join(told[digest == word].tolist()) for word in twins[:EXAMPLES]]
-    text = f"recordings with contradicting labels: {len(twins)} ({_short(shown, len(twins))})"
+    labelled_names = np.char.add(np.char.add(names, " ("), np.char.add(planned.columns["label"], ")"))
+    shown = [" = ".join(labelled_names[digest == word].tolist()) for word in twins[:EXAMPLES]]
+    text = f"recordings with contradicting labels: {len(twins)} ({_join_examples(shown, len(twins))})"
     return Finding("labels", "report", len(twins), shown, [], [], text)
 
 
-def _own_scaler(planned: StudyPlan) -> Finding | None:
+def _find_speaker_scaling(planned: StudyPlan) -> Finding | None:
     """Features that are standardised by the very clips that test them."""
     if planned.study.normalise != "speaker":
         return None
@@ -172,11 +174,11 @@ def _own_scaler(planned: StudyPlan) -> Finding | None:
         f'normalise = "speaker" standardises the clips of each of {len(tested)} tested speakers by those very clips, so'
         " these figures are for a speaker of whom much was heard before"
     )
-    shown, in_folds = folds.natural(tested)[:EXAMPLES], [fold.name for fold in planned.folds]
-    return Finding("scaler", _verdict(planned, "scaler"), len(tested), shown, in_folds, list(planned.arms), text)
+    shown, in_folds = folds.sort_naturally(tested)[:EXAMPLES], [fold.name for fold in planned.folds]
+    return Finding("scaler", _decide_verdict(planned, "scaler"), len(tested), shown, in_folds, list(planned.arms), text)
 
 
-def _short(examples: Sequence[str], count: int) -> str:
+def _join_examples(examples: Sequence[str], count: int) -> str:
     return ", ".join([*examples[:SHOWN], *(["..."] if count > SHOWN else [])])
 
 
@@ -190,19 +192,21 @@ def audit_record(
     """
     plans = {
         (arm, fold.name): {
-            "train": planned.seen(np.concatenate([fold.train, mixed])),
-            "validate": planned.seen(fold.validate),
+            "train": planned.digest_utterances(np.concatenate([fold.train, mixed])),
+            "validate": planned.digest_utterances(fold.validate),
         }
         for arm, mixed in planned.arms.items()
         for fold in planned.folds
     }
     fits = [u for u in units if u.get("saw") != plans[u["arm"], u["fold"]]]
     strange = [s for s in searches if s.get("saw") != {f.name: plans[s["arm"], f.name] for f in planned.folds}]
-    found = [
-        _kept(planned, "fit", fits, "heads trained on, or stopped by, other rows than the plan's"),
-        _kept(planned, "search", strange, "searches in other rows than the plan's training and validation"),
+    findings = [
+        _build_record_finding(planned, "fit", fits, "heads trained on, or stopped by, other rows than the plan's"),
+        _build_record_finding(
+            planned, "search", strange, "searches in other rows than the plan's training and validation"
+        ),
     ]
-    return [finding for finding in found if finding]
+    return [finding for finding in findings if finding]
 
 
 class Scaler(NamedTuple):
@@ -217,33 +221,37 @@ class Scaler(NamedTuple):
 def audit_scalers(planned: StudyPlan, scalers: Iterable[Scaler]) -> list[Finding]:
     """Hold each kept head's scaler against the rows that it should have been fitted on, and no others."""
     strange = [s.unit for s in scalers if (np.abs(s.mean - s.rows) > ROUNDING * s.scale).any()]
-    found = _kept(planned, "scaler", strange, "scalers with another mean than the rows that their heads train on")
+    found = _build_record_finding(
+        planned, "scaler", strange, "scalers with another mean than the rows that their heads train on"
+    )
     return [found] if found else []
 
 
-def _kept(planned: StudyPlan, check: str, strange: Sequence[Mapping[str, Any]], said: str) -> Finding | None:
+def _build_record_finding(
+    planned: StudyPlan, check: str, strange: Sequence[Mapping[str, Any]], description: str
+) -> Finding | None:
     """A finding about fits or searches, each told by its arm, layer, head and fold."""
     if not strange:
         return None
-    shown = [_fit(each) for each in strange[:EXAMPLES]]
+    shown = [_describe_fit(each) for each in strange[:EXAMPLES]]
     in_folds = dict.fromkeys(each["fold"] for each in strange if "fold" in each)
     return Finding(
         check,
-        _verdict(planned, check),
+        _decide_verdict(planned, check),
         len(strange),
         shown,
         list(in_folds),
         list(dict.fromkeys(each["arm"] for each in strange)),
-        f"{said}: {len(strange)} ({_short(shown, len(strange))})",
+        f"{description}: {len(strange)} ({_join_examples(shown, len(strange))})",
     )
 
 
-def _fit(facts: Mapping[str, Any]) -> str:
+def _describe_fit(facts: Mapping[str, Any]) -> str:
     fold = f", seed {facts['seed']}, fold {facts['fold']}" if "fold" in facts else ""
     return f"{facts['arm']}/layer-{facts['layer']}/{facts['head']}{fold}"
 
 
-def refuse(planned: StudyPlan, findings: Sequence[Finding]) -> None:
+def refuse_leaks(planned: StudyPlan, findings: Sequence[Finding]) -> None:
     """Raise StudyError where something fails, in one line: the first such finding, and how it can be allowed."""
     failing = [finding for finding in findings if finding.verdict == "fail"]
     if failing:
@@ -256,7 +264,7 @@ def refuse(planned: StudyPlan, findings: Sequence[Finding]) -> None:
         raise StudyError(f"audit: {failing[0].text}{also}; {remedy}, or allow it by name: --set 'audit.allow={allow}'")
 
 
-def document(planned: StudyPlan, findings: Sequence[Finding], checked: Sequence[str]) -> dict[str, Any]:
+def build_document(planned: StudyPlan, findings: Sequence[Finding], checked: Sequence[str]) -> dict[str, Any]:
     """What audit.json holds and `embedkit audit --json` prints."""
     return {
         "study": planned.study.name,
@@ -266,13 +274,13 @@ def document(planned: StudyPlan, findings: Sequence[Finding], checked: Sequence[
     }
 
 
-def text(doc: Mapping[str, Any]) -> str:
+def format_audit(doc: Mapping[str, Any]) -> str:
     """The same for people: a line a finding, then one for each check that found nothing. Of each part, where there are
     several."""
     if "parts" in doc:
-        return "\n".join(map(text, doc["parts"].values()))
-    said = {"fail": "FAIL", "allowed": "allowed", "report": "told"}
-    lines = [(said[f["verdict"]], f["check"], f["text"]) for f in doc["findings"]]
+        return "\n".join(map(format_audit, doc["parts"].values()))
+    verdict_words = {"fail": "FAIL", "allowed": "allowed", "report": "told"}
+    lines = [(verdict_words[f["verdict"]], f["check"], f["text"]) for f in doc["findings"]]
     clean = [check for check in doc["checked"] if check not in {f["check"] for f in doc["findings"]}]
     lines += [("ok", check, "nothing found") for check in clean]
     verdict = "nothing leaks that is not allowed" if doc["passed"] else "leaks that the card does not allow by name"

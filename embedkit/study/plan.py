@@ -19,14 +19,14 @@ from embedkit.classes import LabelMap
 from embedkit.study.folds import Fold, Rows
 from embedkit.study.source import COLUMNS, Source
 
-SAFE = "+= "  # characters that stay as they are where a name becomes that of a file
+SAFE_CHARACTERS = "+= "  # characters that stay as they are where a name becomes that of a file
 
 Layer = int | str  # hidden_states[N], "concat" or "weighted"
-Triple = tuple[str, Layer, str]  # (arm, layer, head)
-WHOLE = -1  # in place of a fold: every row of the study's corpus
+ResultKey = tuple[str, Layer, str]  # (arm, layer, head)
+ALL_ROWS = -1  # in place of a fold: every row of the study's corpus
 
 
-class Unit(NamedTuple):
+class Fit(NamedTuple):
     """One fit."""
 
     arm: str
@@ -37,7 +37,9 @@ class Unit(NamedTuple):
 
     def folder(self) -> Path:
         """<arm>/layer-<N>/<head>, relative; what cannot stand in a file's name is quoted."""
-        return Path(quote(self.arm, safe=SAFE), f"layer-{self.layer}", quote(self.head, safe=SAFE))
+        return Path(
+            quote(self.arm, safe=SAFE_CHARACTERS), f"layer-{self.layer}", quote(self.head, safe=SAFE_CHARACTERS)
+        )
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class StudyPlan:
         columns = {name: np.concatenate([s.columns[name] for s in sources]) for name in COLUMNS}
         return {"corpus": np.repeat(list(self.sources), [len(s.rows) for s in sources]), **columns}
 
-    def seen(self, rows: Rows) -> str:
+    def digest_utterances(self, rows: Rows) -> str:
         """A digest of which utterances the rows are, so that a record can say what a fit was given."""
         names = sorted(map("/".join, zip(self.columns["corpus"][rows], self.columns["ids"][rows], strict=True)))
         return hashlib.sha256("\n".join(names).encode()).hexdigest()[:32]
@@ -81,19 +83,19 @@ class StudyPlan:
         """The hidden states whose features, one after the other, are those of a layer."""
         return [layer] if isinstance(layer, int) else list(range(self.sources[self.study.corpus].layers))
 
-    def training(self, fold: int, arm: str) -> Rows:
+    def training_rows(self, fold: int, arm: str) -> Rows:
         """The rows that train in a fold (or WHOLE), with what the arm mixes in."""
-        own = np.arange(len(self.sources[self.study.corpus].rows)) if fold == WHOLE else self.folds[fold].train
-        return np.concatenate([own, self.arms[arm]])
+        own_rows = np.arange(len(self.sources[self.study.corpus].rows)) if fold == ALL_ROWS else self.folds[fold].train
+        return np.concatenate([own_rows, self.arms[arm]])
 
-    def triples(self) -> list[Triple]:
+    def list_result_keys(self) -> list[ResultKey]:
         """(arm, layer, head) of every result. Layers come first, so that features are read once."""
         return [(arm, layer, head) for layer in self.layers for arm in self.arms for head in self.heads]
 
-    def units(self) -> list[Unit]:
+    def list_fits(self) -> list[Fit]:
         return [
-            Unit(*triple, seed, fold)
-            for triple in self.triples()
+            Fit(*triple, seed, fold)
+            for triple in self.list_result_keys()
             for seed in range(self.study.seeds)
             for fold in range(len(self.folds))
         ]
@@ -101,11 +103,11 @@ class StudyPlan:
     def settings(self) -> dict[str, Any]:
         """All that decides the predictions, as JSON: two runs with the same settings give the same record."""
         # Changes what is said, not what is done.
-        told = {"name", "summary", "compare", "paper", "parts", "equal", "certificate"}
-        own = self.study.model_dump(mode="json", exclude=told | {"encoder", "labels", "layers", "views"})
-        own["search"].pop("storage")  # where trials are kept changes none of them; and it may hold a password
+        descriptive = {"name", "summary", "compare", "paper", "parts", "equal", "certificate"}
+        settings = self.study.model_dump(mode="json", exclude=descriptive | {"encoder", "labels", "layers", "views"})
+        settings["search"].pop("storage")  # where trials are kept changes none of them; and it may hold a password
         return {
-            **own,
+            **settings,
             "heads": {n: c.model_dump(mode="json", exclude={"name", "summary"}) for n, c in self.heads.items()},
             "labels": dict(self.labels),
             "layers": list(self.layers),

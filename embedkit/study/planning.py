@@ -17,7 +17,13 @@ from embedkit.errors import CardError, StudyError, did_you_mean
 from embedkit.study import folds
 from embedkit.study.folds import Fold, Rows
 from embedkit.study.plan import Layer, StudyPlan
-from embedkit.study.source import Source, _check_alike, _default_labels, _extract_command, _source
+from embedkit.study.source import (
+    Source,
+    check_same_settings,
+    find_default_labels,
+    format_extract_command,
+    read_source,
+)
 from embedkit.workspace import Workspace
 
 
@@ -29,7 +35,7 @@ def plan_study(
     partial: take incomplete caches as they are. Raises StudyError or CardError in one line that says what to do.
     """
     for card in head_cards.values():
-        heads.check(card)
+        heads.check_card(card)
         if "weighted" in study.layers and card.kind != "mlp":
             raise StudyError(
                 f'layers: only heads of kind mlp learn weights of layers; leave out "weighted" or {card.name}'
@@ -37,75 +43,75 @@ def plan_study(
     others = list(dict.fromkeys(corpus for arm in study.arms for corpus in arm.mix))
     names = list(dict.fromkeys(name for name in [study.corpus, study.test, *others] if name))
     recipe = cards.read(cards.Recipe, workspace.card("cache", study.recipe))
-    asked = study.encoder or recipe.encoder
-    place = str(Path(asked).expanduser().resolve()) if Path(asked).expanduser().exists() else asked
+    encoder = study.encoder or recipe.encoder
+    place = str(Path(encoder).expanduser().resolve()) if Path(encoder).expanduser().exists() else encoder
     for name in study.labels:
-        if name not in (known := {*names, *corpora.names()}):
+        if name not in (known := {*names, *corpora.list_corpora()}):
             raise CardError(f"labels.{name}: no corpus of this study{did_you_mean(name, known)}")
-    labels = {name: study.labels.get(name) or _default_labels(name) for name in names}
-    sources = {name: _source(workspace, study, recipe, place, name, labels[name], partial) for name in names}
-    _check_alike(list(sources.values()))
-    start = dict(zip(names, np.cumsum([0, *(len(s.rows) for s in sources.values())]).tolist(), strict=False))
-    arms = {arm.name: _mixed(arm, sources, start) for arm in study.arms}
-    made = _folds(study, sources[study.corpus])
+    labels = {name: study.labels.get(name) or find_default_labels(name) for name in names}
+    sources = {name: read_source(workspace, study, recipe, place, name, labels[name], partial) for name in names}
+    check_same_settings(list(sources.values()))
+    first_row = dict(zip(names, np.cumsum([0, *(len(s.rows) for s in sources.values())]).tolist(), strict=False))
+    arms = {arm.name: _select_mixed_rows(arm, sources, first_row) for arm in study.arms}
+    study_folds = _make_folds(study, sources[study.corpus])
     if study.test:
-        whole = start[study.test] + np.arange(len(sources[study.test].rows))
-        made = [replace(fold, test=whole) for fold in made]
+        whole = first_row[study.test] + np.arange(len(sources[study.test].rows))
+        study_folds = [replace(fold, test=whole) for fold in study_folds]
     planned = StudyPlan(
         study=study,
         folder=workspace.study(study.name),
         heads=dict(head_cards),
         sources=sources,
-        folds=made,
+        folds=study_folds,
         arms=arms,
-        layers=_layers(study, sources[study.corpus]),
-        views=_views(study, head_cards, sources, workspace),
+        layers=_resolve_layers(study, sources[study.corpus]),
+        views=_count_views(study, head_cards, sources, workspace),
         labels=labels,
         place=place,
     )
-    _check_sides(planned)
-    planned.notes.extend(_notes(planned))
+    _check_training_classes(planned)
+    planned.notes.extend(_collect_notes(planned))
     return planned
 
 
-def _mixed(arm: cards.Arm, sources: Mapping[str, Source], start: Mapping[str, int]) -> Rows:
+def _select_mixed_rows(arm: cards.Arm, sources: Mapping[str, Source], first_row: Mapping[str, int]) -> Rows:
     """The rows that an arm mixes in: of each corpus a fraction, nested, in each class its share."""
     parts = [np.empty(0, np.int64)]
     for corpus, fraction in arm.mix.items():
         source = sources[corpus]
-        parts.append(start[corpus] + folds.take(source.columns["ids"], source.y, fraction))
+        parts.append(first_row[corpus] + folds.take_fraction(source.columns["ids"], source.y, fraction))
     return np.concatenate(parts)
 
 
-def _folds(study: cards.Study, source: Source) -> list[Fold]:
+def _make_folds(study: cards.Study, source: Source) -> list[Fold]:
     """The folds of the study's own corpus, whose rows are the first of all."""
-    asked, columns, y = study.folds, source.columns, source.y
-    made = {
-        "loso": lambda: folds.loso(columns["session"]),
-        "speaker": lambda: folds.speaker(columns["speaker"], asked.k),
-        "script": lambda: folds.script(
-            columns["session"], folds.scripts(columns["dialogue"], columns["text"]), asked.scripts
+    settings, columns, y = study.folds, source.columns, source.y
+    study_folds = {
+        "loso": lambda: folds.leave_one_session_out(columns["session"]),
+        "speaker": lambda: folds.split_by_speaker(columns["speaker"], settings.k),
+        "script": lambda: folds.leave_scripts_out(
+            columns["session"], folds.identify_scripts(columns["dialogue"], columns["text"]), settings.scripts
         ),
-        "clips": lambda: folds.clips(y, asked.k, asked.seed),
-        "shuffle": lambda: folds.shuffle(y, asked.seed),
-    }[asked.kind]()
-    made = folds.validated_by(made, asked.validation, y, asked.seed)
-    return folds.cut(made, asked.rows, y, asked.seed) if asked.rows else made
+        "clips": lambda: folds.split_by_clip(y, settings.k, settings.seed),
+        "shuffle": lambda: folds.split_at_random(y, settings.seed),
+    }[settings.kind]()
+    study_folds = folds.choose_validation(study_folds, settings.validation, y, settings.seed)
+    return folds.limit_training_rows(study_folds, settings.rows, y, settings.seed) if settings.rows else study_folds
 
 
-def _layers(study: cards.Study, source: Source) -> list[Layer]:
-    asked = [study.layers] if isinstance(study.layers, str) else study.layers
-    every: dict[Layer, list[Layer]] = {"last": [source.layers - 1], "all": list(range(source.layers))}
-    found = [layer for form in asked for layer in every.get(form, [form])]
-    for layer in found:
+def _resolve_layers(study: cards.Study, source: Source) -> list[Layer]:
+    forms = [study.layers] if isinstance(study.layers, str) else study.layers
+    expansions: dict[Layer, list[Layer]] = {"last": [source.layers - 1], "all": list(range(source.layers))}
+    layers = [layer for form in forms for layer in expansions.get(form, [form])]
+    for layer in layers:
         if isinstance(layer, int) and not 0 <= layer < source.layers:
             raise StudyError(f"layer {layer}: {source.identity.encoder} has layers 0 to {source.layers - 1}")
-    if not found:
+    if not layers:
         raise StudyError('layers = []: name at least one, or "last" or "all"')
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(layers))
 
 
-def _views(
+def _count_views(
     study: cards.Study, head_cards: Mapping[str, cards.Head], sources: Mapping[str, Source], workspace: Workspace
 ) -> int:
     """How many augmented views the heads get: as many as are asked for, else as every cache that trains has."""
@@ -114,13 +120,13 @@ def _views(
     train = {name: s.identity.views for name, s in sources.items() if name != study.test}
     fewest = min(train, key=lambda name: train[name])
     if study.views is not None and study.views > train[fewest]:
-        command = f"{_extract_command(study, fewest)} --views {study.views} --fresh"
+        command = f"{format_extract_command(study, fewest)} --views {study.views} --fresh"
         where = sources[fewest].path.relative_to(workspace.root)
         raise StudyError(f"views = {study.views}: {where} holds {train[fewest]} augmented views; {command}")
     return train[fewest] if study.views is None else study.views
 
 
-def _check_sides(planned: StudyPlan) -> None:
+def _check_training_classes(planned: StudyPlan) -> None:
     """Training has every class that is asked about."""
     classes = np.unique(planned.y[np.concatenate([np.r_[f.train, f.validate, f.test] for f in planned.folds])])
     if len(classes) < 2:
@@ -132,7 +138,7 @@ def _check_sides(planned: StudyPlan) -> None:
                 raise StudyError(f"fold {fold.name}, arm {arm}: no training row of {name}; take other folds or labels")
 
 
-def _said_of_folds(study: cards.Study) -> Iterator[str]:
+def _note_fold_caveats(study: cards.Study) -> Iterator[str]:
     if study.folds.kind == "shuffle":
         yield "one random split: the same speakers train and are tested, so this says nothing about a new speaker"
     if study.folds.kind == "clips":
@@ -143,18 +149,18 @@ def _said_of_folds(study: cards.Study) -> Iterator[str]:
         yield "a random fifth validates, so its speakers train too: validation UA flatters"
 
 
-def _said_of_features(study: cards.Study) -> Iterator[str]:
-    said = {
+def _note_feature_scaling(study: cards.Study) -> Iterator[str]:
+    scaling_notes = {
         "global": "features are standardised by all training rows",
         "corpus": "features are standardised by each corpus's own training rows",
     }  # what "speaker" is, the audit says
-    if study.normalise in said:
-        yield said[study.normalise]
+    if study.normalise in scaling_notes:
+        yield scaling_notes[study.normalise]
     if study.align == "coral":
         yield "what is mixed in is aligned to the study's corpus (CORAL, fitted on training rows)"
 
 
-def _notes(planned: StudyPlan) -> Iterator[str]:
+def _collect_notes(planned: StudyPlan) -> Iterator[str]:
     """What a reader of the figures must know."""
     study = planned.study
     for corpus, source in planned.sources.items():
@@ -162,8 +168,8 @@ def _notes(planned: StudyPlan) -> Iterator[str]:
             yield f"{corpus}: {source.missing} rows are not encoded yet and are left out (--partial)"
         if source.skipped:
             yield f"{corpus}: {source.skipped} rows were skipped at extraction and are left out"
-    yield from _said_of_folds(study)
-    yield from _said_of_features(study)
+    yield from _note_fold_caveats(study)
+    yield from _note_feature_scaling(study)
     wanting = [name for name, card in planned.heads.items() if card.views != "clean"]
     if wanting and not planned.views and study.views is None:
         yield f"no augmented views are cached: {', '.join(wanting)} trained on the clean ones"

@@ -15,22 +15,22 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from embedkit.errors import EmbedkitError
-from embedkit.study.fit import Bench
+from embedkit.study.fit import FoldTrainer
 from embedkit.study.plan import StudyPlan
 from embedkit.workers import end_with_parent
 
 POOL_PAYS = 20.0  # seconds of work that must lie ahead before worker processes are worth their start
 
 
-class Task(NamedTuple):
+class Call(NamedTuple):
     """A call of a method of Bench, and where its result goes."""
 
     result: Future[Any]
     what: str
-    given: tuple[Any, ...]
+    arguments: tuple[Any, ...]
 
 
-class Crew:
+class FitPool:
     """Does a bench's work here and, once enough of it lies ahead, in worker processes too; the same bits either way.
 
     total: about how many fits there will be; with the mean time of those so far it says what lies ahead.
@@ -38,24 +38,24 @@ class Crew:
 
     def __init__(self, planned: StudyPlan, jobs: int, total: int) -> None:
         self.plan, self.jobs, self.total, self.done = planned, jobs, total, 0
-        self.bench = Bench(planned)
-        self._began = math.nan
+        self.trainer = FoldTrainer(planned)
+        self._started_at = math.nan
         # One for each worker: it hands over a task when the one before is done.
         self._threads = ThreadPoolExecutor(max(1, jobs - 1))
         self._pool: ProcessPoolExecutor | None = None
-        self._starting = Lock()
+        self._start_lock = Lock()
 
-    def map(self, what: str, tasks: Iterable[tuple[Any, ...]]) -> Generator[Any, None, None]:
+    def map(self, method: str, arguments: Iterable[tuple[Any, ...]]) -> Generator[Any, None, None]:
         """The results of a method of Bench, in the order of tasks. Closing it takes back what has not begun."""
-        every = [Task(Future(), what, task) for task in tasks]
-        waiting = deque(every)
-        for _ in range(min(self.jobs, len(every)) - 1):
-            self._threads.submit(self._hand_over, waiting)
+        calls = [Call(Future(), method, task) for task in arguments]
+        waiting = deque(calls)
+        for _ in range(min(self.jobs, len(calls)) - 1):
+            self._threads.submit(self._feed_workers, waiting)
         try:
-            for task in every:
-                while waiting and not task.result.done():
-                    self._next(waiting, self._here)
-                yield task.result.result()
+            for call in calls:
+                while waiting and not call.result.done():
+                    self._next(waiting, self._call_here)
+                yield call.result.result()
         except BrokenProcessPool:
             raise EmbedkitError(
                 "a worker process died (out of memory?); what is finished is kept: run it again with --jobs 1"
@@ -63,38 +63,38 @@ class Crew:
         finally:
             waiting.clear()
 
-    def _next(self, waiting: deque[Task], do: Callable[..., Any]) -> None:
+    def _next(self, waiting: deque[Call], do: Callable[..., Any]) -> None:
         try:
-            task = waiting.popleft()
+            call = waiting.popleft()
         except IndexError:
             return  # another one was faster
         try:
-            task.result.set_result(do(task.what, *task.given))
+            call.result.set_result(do(call.what, *call.arguments))
         except Exception as error:  # raised where the result is asked for
-            task.result.set_exception(error)
+            call.result.set_exception(error)
         self.done += 1
 
-    def _here(self, what: str, *given: Any) -> Any:
-        if math.isnan(self._began):
-            self._began = time.perf_counter()
-        return getattr(self.bench, what)(*given)
+    def _call_here(self, method: str, *arguments: Any) -> Any:
+        if math.isnan(self._started_at):
+            self._started_at = time.perf_counter()
+        return getattr(self.trainer, method)(*arguments)
 
-    def _hand_over(self, waiting: deque[Task]) -> None:
-        while waiting and not self._pays():
+    def _feed_workers(self, waiting: deque[Call]) -> None:
+        while waiting and not self._workers_pay_off():
             time.sleep(0.1)
         while waiting:
-            self._next(waiting, lambda *task: self._workers().submit(_work, *task).result())
+            self._next(waiting, lambda *task: self._start_workers().submit(_call_trainer, *task).result())
 
-    def _pays(self) -> bool:
+    def _workers_pay_off(self) -> bool:
         """Whether there are workers, or it pays to start them now; the fit that is going on counts as ended."""
-        each = (time.perf_counter() - self._began) / (self.done + 1)  # NaN before the first
-        return self._pool is not None or (self.total - self.done) * each > POOL_PAYS
+        mean_seconds = (time.perf_counter() - self._started_at) / (self.done + 1)  # NaN before the first
+        return self._pool is not None or (self.total - self.done) * mean_seconds > POOL_PAYS
 
-    def _workers(self) -> ProcessPoolExecutor:
-        with self._starting:
+    def _start_workers(self) -> ProcessPoolExecutor:
+        with self._start_lock:
             if self._pool is None:
                 context = multiprocessing.get_context("spawn")
-                self._pool = ProcessPoolExecutor(self.jobs - 1, context, _enlist, (self.plan,))
+                self._pool = ProcessPoolExecutor(self.jobs - 1, context, _start_worker, (self.plan,))
             return self._pool
 
     def __enter__(self) -> Self:
@@ -106,16 +106,16 @@ class Crew:
         self._threads.shutdown()
 
 
-_bench: Bench  # a worker's own
+_trainer: FoldTrainer  # a worker's own
 
 
-def _enlist(planned: StudyPlan) -> None:
+def _start_worker(planned: StudyPlan) -> None:
     """Begin as a worker: get ready, and end when the process that asked ends, however it does."""
-    global _bench
+    global _trainer
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends workers at once and silently
-    _bench = Bench(planned)
+    _trainer = FoldTrainer(planned)
     end_with_parent()
 
 
-def _work(what: str, *task: Any) -> Any:
-    return getattr(_bench, what)(*task)
+def _call_trainer(method: str, *arguments: Any) -> Any:
+    return getattr(_trainer, method)(*arguments)

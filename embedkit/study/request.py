@@ -11,7 +11,7 @@ from embedkit import cards
 from embedkit.errors import CardError, StudyError, did_you_mean
 from embedkit.workspace import Workspace, read_toml
 
-FORMS = ("last", "all", "concat", "weighted")  # of layers, beside numbers
+LAYER_FORMS = ("last", "all", "concat", "weighted")  # of layers, beside numbers
 
 
 def resolve_study(
@@ -30,33 +30,35 @@ def resolve_study(
 
     Raises CardError for what is unknown or out of range, with the nearest right word.
     """
-    path, part, data = _card(workspace, card)
-    own, of_heads = _split(settings or {})
-    study = cards.build(cards.Study, data, {**_overrides(flags or {}), **own}, where=str(path or "study"))
+    path, part, data = _read_card(workspace, card)
+    study_settings, head_settings = _split_settings(settings or {})
+    study = cards.build(
+        cards.Study, data, {**_translate_flags(flags or {}), **study_settings}, where=str(path or "study")
+    )
     if study.parts and not part:
         raise StudyError(f"study '{card}' has parts; name one of them: {', '.join(f'{card}.{p}' for p in study.parts)}")
     if study.test == study.corpus:
         raise StudyError(f"test: {study.test} is the study's own corpus; its folds test it, so leave --test out")
-    study = study.model_copy(update={"arms": _named_arms(study)})
+    study = study.model_copy(update={"arms": _name_arms(study)})
     if name and part:
         name = f"{name}.{part}"
     name = name or study.name or f"{study.arms[-1].name}-{study.folds.kind}"
     if not name.strip(".") or any(c in name for c in "/\\\0"):
         raise StudyError(f"--name {name!r}: a study's name is the name of its folder in studies/; leave out / and \\")
-    return study.model_copy(update={"name": name, "parts": {}}), _head_cards(workspace, study.heads, of_heads)
+    return study.model_copy(update={"name": name, "parts": {}}), _read_head_cards(workspace, study.heads, head_settings)
 
 
 def list_parts(workspace: Workspace, card: str | None) -> list[str]:
     """The parts of a card, in order; none for an ordinary study, or for one part of a study."""
-    _, part, data = _card(workspace, card)
+    _, part, data = _read_card(workspace, card)
     return [] if part else list(data.get("parts", {}))
 
 
-def _card(workspace: Workspace, card: str | None) -> tuple[Path | None, str, dict[str, Any]]:
+def _read_card(workspace: Workspace, card: str | None) -> tuple[Path | None, str, dict[str, Any]]:
     """Where a card lies, which of its parts is meant ("": none), and what it says, with what the part changes."""
     if not card:
         return None, "", {}
-    base, part = _place(workspace, card)
+    base, part = _split_card_name(workspace, card)
     path = workspace.card("studies", base)
     data = read_toml(path)
     if not part:
@@ -64,12 +66,12 @@ def _card(workspace: Workspace, card: str | None) -> tuple[Path | None, str, dic
     known = data.get("parts", {})
     if part not in known or not isinstance(known[part], dict):
         raise CardError(f"{path}: no part '{part}'{did_you_mean(part, known)}")
-    return path, part, {**_merged(data, known[part]), "name": f"{path.stem}.{part}"}
+    return path, part, {**_merge_tables(data, known[part]), "name": f"{path.stem}.{part}"}
 
 
-def _place(workspace: Workspace, card: str) -> tuple[str, str]:
+def _split_card_name(workspace: Workspace, card: str) -> tuple[str, str]:
     """("leak-ladder", "speaker") of "leak-ladder.speaker", ("a/b.toml", "c") of "a/b.toml.c"; "" for the whole card."""
-    names = workspace.card_names("studies")
+    names = workspace.list_card_names("studies")
     base, dot, part = card.rpartition(".toml.")
     if dot:
         return f"{base}.toml", part
@@ -77,29 +79,29 @@ def _place(workspace: Workspace, card: str) -> tuple[str, str]:
     return (base, part) if part and base in names and card not in names and not card.endswith(".toml") else (card, "")
 
 
-def _merged(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def _merge_tables(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """A card with what one of its parts changes: tables key by key, all else as a whole."""
     merged = dict(data)
     for key, value in changes.items():
         old = merged.get(key)
-        merged[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+        merged[key] = _merge_tables(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return merged
 
 
-def _overrides(flags: Mapping[str, Any]) -> dict[str, Any]:
+def _translate_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
     """Flags by the dotted names of a study's card."""
     places = {"folds": "folds.kind", "trials": "search.trials", "storage": "search.storage"}
     result = {places.get(k, k): v for k, v in flags.items() if v not in (None, []) and k not in ("mix", "layer")}
     if flags.get("mix"):
-        result["arms"] = [{"mix": dict(_fraction(text) for text in flags["mix"])}]
+        result["arms"] = [{"mix": dict(_parse_mix(text) for text in flags["mix"])}]
     if layer := flags.get("layer"):
-        if layer not in FORMS and not layer.isdecimal():
-            raise CardError(f"--layer {layer}: expected a number (hidden_states[N]), {', '.join(FORMS)}")
+        if layer not in LAYER_FORMS and not layer.isdecimal():
+            raise CardError(f"--layer {layer}: expected a number (hidden_states[N]), {', '.join(LAYER_FORMS)}")
         result["layers"] = layer if layer in ("all", "last") else [int(layer) if layer.isdecimal() else layer]
     return result
 
 
-def _fraction(text: str) -> tuple[str, float]:
+def _parse_mix(text: str) -> tuple[str, float]:
     """ "crema-d=0.25" as ("crema-d", 0.25); the fraction's default is 1."""
     corpus, _, share = text.partition("=")
     try:
@@ -108,49 +110,49 @@ def _fraction(text: str) -> tuple[str, float]:
         raise CardError(f"--mix {text}: expected NAME=FRACTION, e.g. crema-d=0.25") from None
 
 
-def _named_arms(study: cards.Study) -> list[cards.Arm]:
+def _name_arms(study: cards.Study) -> list[cards.Arm]:
     """The arms, each with a name of its own; without any, the corpus alone."""
-    named = []
+    arms = []
     for arm in study.arms or [cards.Arm()]:
         parts = [study.corpus, *(c if share == 1 else f"{c}={share:g}" for c, share in arm.mix.items())]
-        named.append(arm.model_copy(update={"name": arm.name or "+".join(parts)}))
+        arms.append(arm.model_copy(update={"name": arm.name or "+".join(parts)}))
         for corpus in arm.mix:
             if corpus in (study.corpus, study.test):
-                raise StudyError(f"arm {named[-1].name}: {corpus} cannot be mixed into training and be tested too")
-    _check_once([arm.name for arm in named], "arms")
-    return named
+                raise StudyError(f"arm {arms[-1].name}: {corpus} cannot be mixed into training and be tested too")
+    _check_unique([arm.name for arm in arms], "arms")
+    return arms
 
 
-def _split(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+def _split_settings(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """Dotted settings into the study's own and each head's, those by the dotted names of a head's card."""
-    own: dict[str, Any] = {}
-    of_heads: dict[str, dict[str, Any]] = {}
+    study_settings: dict[str, Any] = {}
+    head_settings: dict[str, dict[str, Any]] = {}
     for key, value in settings.items():
         first, _, rest = key.partition(".")
         if first != "heads" or not rest:
-            own[key] = value
+            study_settings[key] = value
             continue
         head, _, key_of_head = rest.rpartition(".") if rest.endswith(".toml") else rest.partition(".")
         if not key_of_head:
             raise CardError(f"--set {key}: expected heads.NAME.PARAMETER, e.g. heads.logistic.C=0.05")
         known = key_of_head.split(".")[0] in cards.Head.model_fields
-        of_heads.setdefault(head, {})[key_of_head if known else f"fixed.{key_of_head}"] = value
-    return own, of_heads
+        head_settings.setdefault(head, {})[key_of_head if known else f"fixed.{key_of_head}"] = value
+    return study_settings, head_settings
 
 
-def _head_cards(
+def _read_head_cards(
     workspace: Workspace, names: Sequence[str], overrides: Mapping[str, dict[str, Any]]
 ) -> dict[str, cards.Head]:
     paths = {path.stem: path for path in (workspace.card("heads", name) for name in names)}
     if len(paths) < len(names):
-        _check_once([Path(name).stem for name in names], "heads")
+        _check_unique([Path(name).stem for name in names], "heads")
     for head in overrides:
         if head not in paths:
             raise CardError(f"--set heads.{head}: no head of this study{did_you_mean(head, paths)}")
     return {head: cards.read(cards.Head, path, overrides.get(head)) for head, path in paths.items()}
 
 
-def _check_once(names: Sequence[str], what: str) -> None:
+def _check_unique(names: Sequence[str], what: str) -> None:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise StudyError(f"{what}: '{twice[0]}' is there {names.count(twice[0])} times; each has a name of its own")

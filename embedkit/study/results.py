@@ -12,19 +12,19 @@ import numpy as np
 
 from embedkit import metrics, report
 from embedkit.classes import CLASSES
-from embedkit.report.scores import results as results_of
+from embedkit.report.scores import compute_results
 from embedkit.study import leakage
-from embedkit.study.folder import _read_list, record
+from embedkit.study.folder import read_list, read_predictions
 from embedkit.study.plan import StudyPlan
 
 
-def _document(planned: StudyPlan, leaks: Sequence[leakage.Finding]) -> dict[str, Any]:
+def build_results(planned: StudyPlan, leaks: Sequence[leakage.Finding]) -> dict[str, Any]:
     """What results.json holds."""
     study, identity = planned.study, planned.identity
-    predictions = record(planned) if planned.units() else None
-    results = [] if predictions is None else results_of(predictions, identity.encoder)
+    predictions = read_predictions(planned) if planned.list_fits() else None
+    results = [] if predictions is None else compute_results(predictions, identity.encoder)
     for result in results:
-        result |= _layer_weights(planned.folder, result)
+        result |= _summarise_layer_weights(planned.folder, result)
     doc: dict[str, Any] = {
         "study": study.name,
         "summary": study.summary,
@@ -49,37 +49,37 @@ def _document(planned: StudyPlan, leaks: Sequence[leakage.Finding]) -> dict[str,
             }
             for corpus, s in planned.sources.items()
         },
-        "class_weights": _class_weights(planned),
-        "comparisons": [] if predictions is None else report.compared(predictions, results, study.compare),
-        "search": _read_list(planned.folder / "search.json"),
+        "class_weights": _average_class_weights(planned),
+        "comparisons": [] if predictions is None else report.compare_results(predictions, results, study.compare),
+        "search": read_list(planned.folder / "search.json"),
         "audit": [asdict(leak) for leak in leaks],
-        "notes": [*(leak.text for leak in leaks), *planned.notes, *_warned(planned.folder)],
+        "notes": [*(leak.text for leak in leaks), *planned.notes, *_count_warnings(planned.folder)],
     }
     paper = study.paper.model_dump(mode="json") if study.paper else None
-    return {**doc, "paper": report.beside(doc, paper)}
+    return {**doc, "paper": report.compare_with_paper(doc, paper)}
 
 
-def _class_weights(planned: StudyPlan) -> dict[str, dict[str, float]]:
+def _average_class_weights(planned: StudyPlan) -> dict[str, dict[str, float]]:
     """arm -> the mean over folds of the weights that balance the classes of its training rows."""
-    found = {}
+    weights = {}
     for arm in planned.arms:
-        folds = [metrics.balanced_weights(planned.y[planned.training(i, arm)]) for i in range(len(planned.folds))]
-        found[arm] = {c: float(np.mean([f[c] for f in folds])) for c in CLASSES if all(c in f for f in folds)}
-    return found
+        folds = [metrics.balanced_weights(planned.y[planned.training_rows(i, arm)]) for i in range(len(planned.folds))]
+        weights[arm] = {c: float(np.mean([f[c] for f in folds])) for c in CLASSES if all(c in f for f in folds)}
+    return weights
 
 
-def _layer_weights(folder: Path, result: Mapping[str, Any]) -> dict[str, Any]:
+def _summarise_layer_weights(folder: Path, result: Mapping[str, Any]) -> dict[str, Any]:
     """What a learned sum of layers weighs: mean and standard deviation (ddof 0) over folds and seeds."""
     if result["layer"] != "weighted":
         return {}
     key = ("arm", "layer", "head")
-    fits = [u["layer_weights"] for u in _read_list(folder / "units.json") if all(u[k] == result[k] for k in key)]
+    fits = [u["layer_weights"] for u in read_list(folder / "units.json") if all(u[k] == result[k] for k in key)]
     return {"layer_weights": {"mean": np.mean(fits, 0).tolist(), "sd": np.std(fits, 0).tolist()}}
 
 
-def _warned(folder: Path) -> Iterator[str]:
+def _count_warnings(folder: Path) -> Iterator[str]:
     """What the estimators complained about, counted over fits."""
-    units = _read_list(folder / "units.json")
+    units = read_list(folder / "units.json")
     fits = Counter(unit["head"] for unit in units)
     for (head, text), count in Counter((u["head"], text) for u in units for text in u["warnings"]).items():
         yield f"{head}: {count} of {fits[head]} fits warn: {text}"

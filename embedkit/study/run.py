@@ -10,15 +10,15 @@ from embedkit import __version__, files, report
 from embedkit.errors import StudyError
 from embedkit.progress import progress_bar
 from embedkit.study import leakage
-from embedkit.study.audit import _audit_record, _write_audit
-from embedkit.study.folder import _gather, differences, part_of, study_lock
-from embedkit.study.plan import StudyPlan, Triple, Unit
+from embedkit.study.audit import audit_record, write_audit
+from embedkit.study.folder import list_differences, merge_parts, part_path, study_lock
+from embedkit.study.plan import Fit, ResultKey, StudyPlan
 from embedkit.study.planning import plan_study
-from embedkit.study.pool import Crew
+from embedkit.study.pool import FitPool
 from embedkit.study.request import resolve_study
-from embedkit.study.results import _document
-from embedkit.study.tune import _found, _kept, _search, _searches
-from embedkit.threads import cores
+from embedkit.study.results import build_results
+from embedkit.study.tune import find_parameters, list_searches, read_searches, run_search
+from embedkit.threads import count_cores
 from embedkit.workspace import Workspace
 
 
@@ -43,35 +43,35 @@ def run_single_study(
 
 def run_plan(planned: StudyPlan, jobs: int | None = None) -> dict[str, Any]:
     """Do what is planned; see `run`."""
-    leaks = leakage.audit(planned)
-    leakage.refuse(planned, leaks)
+    leaks = leakage.audit_plan(planned)
+    leakage.refuse_leaks(planned, leaks)
     with study_lock(planned.folder):
-        _begin(planned)
-    searches = _searches(planned)
+        _write_or_check_settings(planned)
+    searches = list_searches(planned)
     # A search can be shared: other processes that run the same study join in, then wait for the one that trains.
-    with Crew(planned, jobs or cores(), _ahead(planned, searches)) as crew:
-        for triple in (t for t in searches if t not in _kept(planned)):
-            _search(planned, crew, triple)
+    with FitPool(planned, jobs or count_cores(), _count_fits_ahead(planned, searches)) as pool:
+        for key in (t for t in searches if t not in read_searches(planned)):
+            run_search(planned, pool, key)
         with study_lock(planned.folder, wait=bool(searches)):
-            found = {triple: _found(planned, crew, triple) for triple in searches}
-            _train(planned, crew, found)
-            leaks += _audit_record(planned)
-            _write_audit(planned, leaks, [*leakage.checks(planned), "fit", "search"])
-            leakage.refuse(planned, leaks)
-            doc = _document(planned, leaks)
-            report.write(planned.folder, doc)
-    return {**doc, "table": report.table(doc)}
+            params_by_key = {triple: find_parameters(planned, pool, triple) for triple in searches}
+            _train_missing_fits(planned, pool, params_by_key)
+            leaks += audit_record(planned)
+            write_audit(planned, leaks, [*leakage.list_checks(planned), "fit", "search"])
+            leakage.refuse_leaks(planned, leaks)
+            doc = build_results(planned, leaks)
+            report.write_report(planned.folder, doc)
+    return {**doc, "table": report.format_summary(doc)}
 
 
-def _begin(planned: StudyPlan) -> None:
+def _write_or_check_settings(planned: StudyPlan) -> None:
     """Write the settings in effect, or find that they are those that the study was begun with."""
     path, now = planned.folder / "study.json", planned.settings()
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))["settings"]
-        if different := differences(before, now):
-            more = f" and {len(different) - 3} more" if len(different) > 3 else ""
+        if different := list_differences(before, now):
+            remainder = f" and {len(different) - 3} more" if len(different) > 3 else ""
             raise StudyError(
-                f"{planned.folder} was begun with other settings ({'; '.join(different[:3])}{more});"
+                f"{planned.folder} was begun with other settings ({'; '.join(different[:3])}{remainder});"
                 " give another --name, or remove that folder"
             )
         return
@@ -85,25 +85,27 @@ def _begin(planned: StudyPlan) -> None:
     files.write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
 
-def _todo(planned: StudyPlan) -> list[Unit]:
+def _list_missing_fits(planned: StudyPlan) -> list[Fit]:
     trained = (planned.folder / "predictions.parquet").is_file()
-    return [unit for unit in planned.units() if not trained and not part_of(planned, unit).is_file()]
+    return [unit for unit in planned.list_fits() if not trained and not part_path(planned, unit).is_file()]
 
 
-def _ahead(planned: StudyPlan, searches: Sequence[Triple]) -> int:
+def _count_fits_ahead(planned: StudyPlan, searches: Sequence[ResultKey]) -> int:
     """About how many fits there will be."""
-    return len(_todo(planned)) + len(searches) * planned.study.search.trials * len(planned.folds)
+    return len(_list_missing_fits(planned)) + len(searches) * planned.study.search.trials * len(planned.folds)
 
 
-def _train(planned: StudyPlan, crew: Crew, found: Mapping[Triple, Mapping[str, Any]]) -> None:
+def _train_missing_fits(
+    planned: StudyPlan, pool: FitPool, params_by_key: Mapping[ResultKey, Mapping[str, Any]]
+) -> None:
     """Every unit that is not there yet; at the end all parts are one record. found: what searches have found."""
-    units, todo = planned.units(), _todo(planned)
+    fits, todo = planned.list_fits(), _list_missing_fits(planned)
     if (planned.folder / "predictions.parquet").is_file():
         return
-    with progress_bar(len(units), "training", done=len(units) - len(todo)) as bar:
+    with progress_bar(len(fits), "training", done=len(fits) - len(todo)) as bar:
         # What takes longest comes first, so that none is left alone with a long one at the end; but layer by layer, so
         # that features are read once.
-        todo.sort(key=lambda unit: (planned.layers.index(unit.layer), -len(planned.training(unit.fold, unit.arm))))
-        for _ in crew.map("train", ((unit, found.get(unit[:3], {})) for unit in todo)):
+        todo.sort(key=lambda unit: (planned.layers.index(unit.layer), -len(planned.training_rows(unit.fold, unit.arm))))
+        for _ in pool.map("train", ((unit, params_by_key.get(unit[:3], {})) for unit in todo)):
             bar.update()
-    _gather(planned, units)
+    merge_parts(planned, fits)

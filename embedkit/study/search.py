@@ -14,15 +14,15 @@ import optuna
 from embedkit import cards
 from embedkit.errors import FitError, StudyError
 
-Folds = Callable[[dict[str, Any]], Generator[float, None, None]]
+FoldScores = Callable[[dict[str, Any]], Generator[float, None, None]]
 State = optuna.trial.TrialState
 SAMPLERS = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
 PRUNERS = {"median": optuna.pruners.MedianPruner, "none": optuna.pruners.NopPruner}
-REASON = "reason"  # why a trial failed, in its own attributes
+FAILURE_REASON = "reason"  # why a trial failed, in its own attributes
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """What a search ended with. `trials` counts the finished ones, pruned and failed included."""
 
     params: dict[str, Any]
@@ -35,11 +35,11 @@ class Found:
 def search_parameters(
     name: str,
     space: Mapping[str, cards.Space],
-    folds: Folds,
+    score_folds: FoldScores,
     settings: cards.Search,
     storage: str,
     on_progress: Callable[[int], object] = lambda _: None,
-) -> Found:
+) -> SearchResult:
     """The best parameters of a space by the mean over `folds(params)`, which yields one validation UA a fold in order.
 
     name: of the search in the storage; one that is there already goes on until settings.trials are finished, and
@@ -51,7 +51,7 @@ def search_parameters(
     Raises StudyError where the storage cannot be opened, or no trial could be fitted.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = _open(name, settings, storage)
+    study = _open_optuna_study(name, settings, storage)
 
     def objective(trial: optuna.Trial) -> float:
         # A sampler for each trial, seeded by its number: going on after a kill, or in several processes, never draws
@@ -59,25 +59,25 @@ def search_parameters(
         study.sampler = SAMPLERS[settings.sampler](seed=settings.seed * 1_000_003 + trial.number)
         values: list[float] = []
         try:
-            with closing(folds(_suggest(trial, space))) as scores:
+            with closing(score_folds(_suggest_params(trial, space))) as scores:
                 for step, value in enumerate(scores):
                     values.append(value)
                     trial.report(sum(values) / len(values), step)
                     if trial.should_prune():
                         raise optuna.TrialPruned
         except FitError as error:
-            trial.set_user_attr(REASON, str(error))
+            trial.set_user_attr(FAILURE_REASON, str(error))
             raise
         return sum(values) / len(values)
 
-    while (done := len(_finished(study))) < settings.trials:
+    while (done := len(_list_finished_trials(study))) < settings.trials:
         on_progress(done)
         study.optimize(objective, n_trials=1, catch=FitError)
     on_progress(done)
-    return _best(study)
+    return _collect_result(study)
 
 
-def _open(name: str, settings: cards.Search, storage: str) -> optuna.Study:
+def _open_optuna_study(name: str, settings: cards.Search, storage: str) -> optuna.Study:
     try:
         return optuna.create_study(
             study_name=name,
@@ -87,39 +87,39 @@ def _open(name: str, settings: cards.Search, storage: str) -> optuna.Study:
             pruner=PRUNERS[settings.pruner](),
         )
     except Exception as error:  # each database has its own errors: any of them means that it cannot be used
-        said = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
-        raise StudyError(f"storage {without_password(storage)} cannot be used ({said}); give --storage URL") from None
+        message = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        raise StudyError(f"storage {mask_password(storage)} cannot be used ({message}); give --storage URL") from None
 
 
-def _finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+def _list_finished_trials(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     """In order of their numbers. What Ctrl-C ended is marked as failed too, but not by us: it does not count."""
     trials = study.get_trials(deepcopy=False, states=(State.COMPLETE, State.PRUNED, State.FAIL))
-    return [t for t in trials if t.state != State.FAIL or REASON in t.user_attrs]
+    return [t for t in trials if t.state != State.FAIL or FAILURE_REASON in t.user_attrs]
 
 
-def _best(study: optuna.Study) -> Found:
-    trials = _finished(study)
+def _collect_result(study: optuna.Study) -> SearchResult:
+    trials = _list_finished_trials(study)
     count = {state: sum(t.state == state for t in trials) for state in (State.COMPLETE, State.PRUNED, State.FAIL)}
     if not count[State.COMPLETE]:
-        reason = next((t.user_attrs[REASON] for t in trials if t.state == State.FAIL), "all were pruned")
+        reason = next((t.user_attrs[FAILURE_REASON] for t in trials if t.state == State.FAIL), "all were pruned")
         raise StudyError(f"search: none of {len(trials)} trials could be fitted; the first: {reason}")
-    return Found(study.best_params, study.best_value, len(trials), count[State.PRUNED], count[State.FAIL])
+    return SearchResult(study.best_params, study.best_value, len(trials), count[State.PRUNED], count[State.FAIL])
 
 
-def without_password(url: str) -> str:
+def mask_password(url: str) -> str:
     """A storage's URL as it may be shown and written.
 
-    >>> without_password("postgresql://me:secret@host/db")
+    >>> mask_password("postgresql://me:secret@host/db")
     'postgresql://me:***@host/db'
     """
     return re.sub(r"(://[^/:@]*):[^@]*@", r"\1:***@", url)
 
 
-def _suggest(trial: optuna.Trial, space: Mapping[str, cards.Space]) -> dict[str, Any]:
-    return {name: _draw(trial, name, range_) for name, range_ in space.items()}
+def _suggest_params(trial: optuna.Trial, space: Mapping[str, cards.Space]) -> dict[str, Any]:
+    return {name: _suggest_value(trial, name, range_) for name, range_ in space.items()}
 
 
-def _draw(trial: optuna.Trial, name: str, space: cards.Space) -> Any:
+def _suggest_value(trial: optuna.Trial, name: str, space: cards.Space) -> Any:
     if isinstance(space, cards.IntRange):
         return trial.suggest_int(name, space.low, space.high, step=space.step, log=space.log)
     if isinstance(space, cards.FloatRange):

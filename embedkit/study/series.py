@@ -17,16 +17,16 @@ from embedkit.cards import Study
 from embedkit.encoders import resolve
 from embedkit.errors import EmbedkitError
 from embedkit.report import compare
-from embedkit.report.scores import tables as tables_of
-from embedkit.study.audit import audited as audit_one
-from embedkit.study.folder import record, study_lock
+from embedkit.report.scores import build_speaker_tables
+from embedkit.study.audit import audit_single_study
+from embedkit.study.folder import read_predictions, study_lock
 from embedkit.study.plan import StudyPlan
 from embedkit.study.planning import plan_study
 from embedkit.study.request import list_parts, resolve_study
 from embedkit.study.run import run_plan, run_single_study
 from embedkit.workspace import Workspace
 
-Names = tuple[str, ...]
+PartResultKey = tuple[str, ...]
 KINDS = ("part", "arm", "layer", "head")
 
 
@@ -47,22 +47,24 @@ def run_study(
     if not parts:
         return run_single_study(workspace, card, flags, settings, name, partial, jobs)
 
-    def planned(more: Mapping[str, Any]) -> dict[str, StudyPlan]:
+    def plan_parts(more: Mapping[str, Any]) -> dict[str, StudyPlan]:
         asked = {p: resolve_study(workspace, f"{card}.{p}", flags, {**(settings or {}), **more}, name) for p in parts}
         return {part: plan_study(workspace, *each, partial=partial) for part, each in asked.items()}
 
-    whole = planned({})
-    if any(each.study.equal for each in whole.values()):
-        whole = planned({"folds.rows": min(len(fold.train) for each in whole.values() for fold in each.folds)})
+    part_plans = plan_parts({})
+    if any(each.study.equal for each in part_plans.values()):
+        part_plans = plan_parts(
+            {"folds.rows": min(len(fold.train) for each in part_plans.values() for fold in each.folds)}
+        )
     docs = {}
-    for part, each in whole.items():
+    for part, each in part_plans.items():
         docs[part] = run_plan(each, jobs)
         docs[part].pop("table")
     folder = workspace.study(name or Path(str(card)).name.removesuffix(".toml"))
-    doc = json.loads(json.dumps(_document(folder.name, whole, docs)))
+    doc = json.loads(json.dumps(_build_series_document(folder.name, part_plans, docs)))
     with study_lock(folder, wait=True):
-        report.write(folder, doc, "series.json")
-    return {**doc, "table": report.table(doc)}
+        report.write_report(folder, doc, "series.json")
+    return {**doc, "table": report.format_summary(doc)}
 
 
 def audit_study(workspace: Workspace, name: str) -> dict[str, Any]:
@@ -70,77 +72,79 @@ def audit_study(workspace: Workspace, name: str) -> dict[str, Any]:
     file = workspace.study(name) / "series.json" if not name.endswith(".toml") else None
     if file and file.is_file():
         names = {p: facts["study"] for p, facts in json.loads(file.read_text(encoding="utf-8"))["parts"].items()}
-    elif file is None or name in workspace.card_names("studies"):  # a card, by its path or its name
+    elif file is None or name in workspace.list_card_names("studies"):  # a card, by its path or its name
         names = {part: f"{name}.{part}" for part in list_parts(workspace, name)}
     else:
         names = {}
     if not names:
-        return audit_one(workspace, name)
-    docs = {part: audit_one(workspace, each) for part, each in names.items()}
+        return audit_single_study(workspace, name)
+    docs = {part: audit_single_study(workspace, each) for part, each in names.items()}
     return {"study": name, "passed": all(doc["passed"] for doc in docs.values()), "parts": docs}
 
 
-def _document(name: str, whole: Mapping[str, StudyPlan], docs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _build_series_document(
+    name: str, part_plans: Mapping[str, StudyPlan], docs: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
     """What series.json holds: the first part's account of rows, every part's results, and what sets parts apart."""
     first = next(iter(docs.values()))
     results = [{"part": part, **result} for part, doc in docs.items() for result in doc["results"]]
     shared = [note for note in first["notes"] if all(note in doc["notes"] for doc in docs.values())]
-    own = [f"{part}: {note}" for part, doc in docs.items() for note in doc["notes"] if note not in shared]
-    metrics = next(iter(whole.values())).study.compare
+    part_notes = [f"{part}: {note}" for part, doc in docs.items() for note in doc["notes"] if note not in shared]
+    metrics = next(iter(part_plans.values())).study.compare
     return {
         **first,
         "study": name,
         "results": results,
-        "parts": {part: _facts(planned, docs[part]) for part, planned in whole.items()},
+        "parts": {part: _describe_part(planned, docs[part]) for part, planned in part_plans.items()},
         "rows": {corpus: rows for doc in docs.values() for corpus, rows in doc["rows"].items()},
         "class_weights": {},
-        "comparisons": _comparisons(whole, docs, metrics),
+        "comparisons": _compare_parts(part_plans, docs, metrics),
         "search": [{"part": part, **entry} for part, doc in docs.items() for entry in doc["search"]],
-        "encoder_bytes": dict(_sizes(whole.values())),
-        "notes": [*shared, *own],
+        "encoder_bytes": dict(_count_encoder_bytes(part_plans.values())),
+        "notes": [*shared, *part_notes],
         "paper": None,
     }
 
 
-def _facts(planned: StudyPlan, doc: Mapping[str, Any]) -> dict[str, Any]:
+def _describe_part(planned: StudyPlan, doc: Mapping[str, Any]) -> dict[str, Any]:
     """What a part is, in a row of a table."""
-    asked: Study = planned.study
+    card: Study = planned.study
     sizes = [len(fold.train) for fold in planned.folds]
     return {
-        "study": asked.name,
+        "study": card.name,
         "encoder": doc["encoder"],
-        "recipe": asked.recipe,
-        "features": " + ".join(asked.stats),
-        "normalise": asked.normalise,
-        "align": asked.align,
-        "folds": f"{asked.folds.kind}: {len(planned.folds)}",
-        "validation": asked.folds.validation,
+        "recipe": card.recipe,
+        "features": " + ".join(card.stats),
+        "normalise": card.normalise,
+        "align": card.align,
+        "folds": f"{card.folds.kind}: {len(planned.folds)}",
+        "validation": card.folds.validation,
         "training rows": str(min(sizes)) if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}",
     }
 
 
-def _comparisons(
-    whole: Mapping[str, StudyPlan], docs: Mapping[str, Mapping[str, Any]], metrics: Sequence[str]
+def _compare_parts(
+    part_plans: Mapping[str, StudyPlan], docs: Mapping[str, Mapping[str, Any]], metrics: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Parts against each other. Within a part nothing is compared here: that is in the part's own report."""
-    tables: dict[Names, compare.Array] = {}
-    merit: dict[Names, float] = {}
-    shown: dict[Names, list[str]] = {}
-    for part, planned in whole.items():
-        of_part = tables_of(record(planned))
+    tables: dict[PartResultKey, compare.Array] = {}
+    merit: dict[PartResultKey, float] = {}
+    shown: dict[PartResultKey, list[str]] = {}
+    for part, planned in part_plans.items():
+        part_tables = build_speaker_tables(read_predictions(planned))
         place = {str(layer): str(i) for i, layer in enumerate(planned.layers)}
         for result in docs[part]["results"]:
             arm, layer, head = result["arm"], str(result["layer"]), result["head"]
             key = (part, arm, place[layer], head)  # encoders differ in depth: their layers are matched by place
-            tables[key], merit[key] = of_part[arm, layer, head], result["validation_ua"]["mean"]
+            tables[key], merit[key] = part_tables[arm, layer, head], result["validation_ua"]["mean"]
             shown[key] = [part, arm, layer, head]
-    found = compare.comparisons(tables, merit, metrics, KINDS, only="part")
-    return [{**each, "a": shown[tuple(each["a"])], "b": shown[tuple(each["b"])]} for each in found]
+    compared = compare.compare_pairs(tables, merit, metrics, KINDS, only="part")
+    return [{**each, "a": shown[tuple(each["a"])], "b": shown[tuple(each["b"])]} for each in compared]
 
 
-def _sizes(whole: Iterable[StudyPlan]) -> Iterator[tuple[str, int]]:
+def _count_encoder_bytes(part_plans: Iterable[StudyPlan]) -> Iterator[tuple[str, int]]:
     """Bytes of each encoder's weights in float32, of those whose weights lie on this machine."""
-    places = {planned.identity.encoder: planned.place for planned in whole}
+    places = {planned.identity.encoder: planned.place for planned in part_plans}
     if len(places) < 2:
         return
     for encoder, place in places.items():

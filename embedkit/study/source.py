@@ -44,12 +44,12 @@ class Source:
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _default_labels(corpus: str) -> LabelMap:
+def find_default_labels(corpus: str) -> LabelMap:
     """A reader's own label map; a corpus without a reader came from a manifest, where class names are labels."""
-    return corpora.reader(corpus if corpus in corpora.names() else "manifest").LABELS
+    return corpora.find_reader(corpus if corpus in corpora.list_corpora() else "manifest").LABELS
 
 
-def _source(
+def read_source(
     workspace: Workspace,
     study: cards.Study,
     recipe: cards.Recipe,
@@ -60,36 +60,36 @@ def _source(
 ) -> Source:
     """Read a cache's columns; it must be there, complete (or partial), and of the recipe as its card now is."""
     path = workspace.cache_file(recipe.name, encoders.slug(place), corpus)
-    command = _extract_command(study, corpus)
+    command = format_extract_command(study, corpus)
     if not path.is_file():
-        known = {*corpora.names(), *(p.stem for p in path.parent.glob("*.h5"))}
+        known = {*corpora.list_corpora(), *(p.stem for p in path.parent.glob("*.h5"))}
         hint = "" if corpus in known else did_you_mean(corpus, known)
         raise StudyError(f"{path}: {corpus} is not cached with this recipe and encoder{hint or f'; try: {command}'}")
     with Cache.open(path) as cache:
-        held, done, layers = cache.identity, cache.done, cache.layers
-        columns, utterances = cache.metadata(), cache.utterances()
+        identity, done, layers = cache.identity, cache.done, cache.layers
+        columns, utterances = cache.metadata(), cache.read_utterances()
     settings = recipe.model_dump(mode="json", include={"precision", "sound", "augment"})
-    if different := replace(held, recipe=settings).differences(held):
+    if different := replace(identity, recipe=settings).list_differences(identity):
         raise StudyError(
             f"{path}: not of recipe '{recipe.name}' as its card now is ({different[0]}); {command} --fresh"
         )
-    extra = {*_words(labels)} - {*_words(_default_labels(corpus))}
-    if extra and held.labels == "mapped":
+    extra_labels = {*_list_labels(labels)} - {*_list_labels(find_default_labels(corpus))}
+    if extra_labels and identity.labels == "mapped":
         raise StudyError(
-            f"{path}: holds the rows of the default label map, none labelled {min(extra)};"
+            f"{path}: holds the rows of the default label map, none labelled {min(extra_labels)};"
             f" {command} --labels all --fresh"
         )
-    y = np.array(corpora.classes_of(utterances, labels))
+    y = np.array(corpora.assign_classes(utterances, labels))
     missing = int(np.sum((done == MISSING) & (y != "")))
     if missing and not partial:
         raise StudyError(f"{path}: {missing} of {np.sum(y != '')} rows are not encoded; {command}, or --partial")
     rows = np.flatnonzero((done == DONE) & (y != ""))
     if not len(rows):
-        raise StudyError(f"{path}: no row is encoded whose label is one of {', '.join(_words(labels))}")
+        raise StudyError(f"{path}: no row is encoded whose label is one of {', '.join(_list_labels(labels))}")
     return Source(
         corpus=corpus,
         path=path,
-        identity=held,
+        identity=identity,
         layers=layers,
         rows=rows,
         y=y[rows],
@@ -100,23 +100,23 @@ def _source(
     )
 
 
-def _extract_command(study: cards.Study, corpus: str) -> str:
+def format_extract_command(study: cards.Study, corpus: str) -> str:
     recipe = f" --recipe {study.recipe}" if study.recipe != "exact" else ""
     encoder = f" --encoder {study.encoder}" if study.encoder else ""
     return f"embedkit extract --corpus {corpus}{recipe}{encoder}"
 
 
-def _words(labels: LabelMap) -> list[str]:
+def _list_labels(labels: LabelMap) -> list[str]:
     """Every label that a map names."""
     return [label for names in labels.values() for label in names]
 
 
-def _check_alike(sources: Sequence[Source]) -> None:
+def check_same_settings(sources: Sequence[Source]) -> None:
     """Features of two encoders, or of two recipes, are not to be held against each other."""
     first = sources[0]
     for other in sources[1:]:
         alike = replace(first.identity, corpus=other.corpus, views=other.identity.views, labels=other.identity.labels)
-        if different := alike.differences(other.identity):
+        if different := alike.list_differences(other.identity):
             raise StudyError(
                 f"{first.corpus} and {other.corpus} are cached with different settings ({different[0]});"
                 f" extract one of them again with --fresh"

@@ -14,8 +14,8 @@ what is learned from some speakers is right for others only part of the time.
 
 from __future__ import annotations
 
-from embedkit.synth.iemocap import make_iemocap, voice_note
-from embedkit.synth.synthesiser import STEP, utterance
+from embedkit.synth.iemocap import make_iemocap, make_voice_note
+from embedkit.synth.synthesiser import STEP, synthesise_utterance
 from embedkit.synth.voices import Speaker, Style
 
-__all__ = ["STEP", "Speaker", "Style", "make_iemocap", "utterance", "voice_note"]
+__all__ = ["STEP", "Speaker", "Style", "make_iemocap", "make_voice_note", "synthesise_utterance"]

@@ -8,7 +8,7 @@ import numpy as np
 
 from embedkit.audio import RATE
 from embedkit.errors import UserError
-from embedkit.synth.synthesiser import Wave, utterance
+from embedkit.synth.synthesiser import Wave, synthesise_utterance
 from embedkit.synth.voices import Speaker
 
 # label: share of the turns, styles it is drawn from, the annotators' word, mean valence, activation, dominance (1..5)
@@ -36,13 +36,13 @@ def make_iemocap(root: Path, turns: int = 300, seed: int = 0) -> None:
     for session in range(1, 6):
         rng = np.random.default_rng([seed, session])
         voices = {"F": Speaker.draw("female", rng), "M": Speaker.draw("male", rng)}
-        labels = rng.permutation(_dealt((turns * session) // 5 - (turns * (session - 1)) // 5)).tolist()
+        labels = rng.permutation(_deal_labels((turns * session) // 5 - (turns * (session - 1)) // 5)).tolist()
         for i, stem in enumerate(DIALOGUES):
             dialogue = f"Ses{session:02d}{'FM'[i % 2]}_{stem}"
             _make_dialogue(root / f"Session{session}", dialogue, labels[i :: len(DIALOGUES)], voices, rng)
 
 
-def _dealt(turns: int) -> list[str]:
+def _deal_labels(turns: int) -> list[str]:
     """So many labels in the shares of LABELS, the most frequent first."""
     ends = np.rint(np.cumsum([share for share, *_ in LABELS.values()]) * turns).astype(int)
     counts = np.diff(ends, prepend=0)
@@ -64,21 +64,21 @@ def _make_dialogue(
         turn = f"{dialogue}_{actor}{i // 2:03d}"
         seconds = float(np.clip(np.exp(rng.normal(0.85, 0.35)), 1.2, 6.0))
         style = str(rng.choice(LABELS[label][1]))
-        wave = utterance(style, voices[actor], seconds, rng, words=np.random.default_rng([text, i]))
-        _write(wavs / f"{turn}.wav", wave + _noise(len(wave), room, rng))
-        blocks.append(_sheet_block(turn, label, clock, clock + seconds, rng))
+        wave = synthesise_utterance(style, voices[actor], seconds, rng, words=np.random.default_rng([text, i]))
+        _write_wave(wavs / f"{turn}.wav", wave + _make_noise(len(wave), room, rng))
+        blocks.append(_format_sheet_block(turn, label, clock, clock + seconds, rng))
         clock += seconds + rng.uniform(0.1, 1.0)
     (sheets / f"{dialogue}.txt").write_text("\n".join(blocks) + "\n")
 
 
-def _sheet_block(turn: str, label: str, start: float, end: float, rng: np.random.Generator) -> str:
+def _format_sheet_block(turn: str, label: str, start: float, end: float, rng: np.random.Generator) -> str:
     """A turn's lines of a sheet: label and mean of the scales; three raters' words, the actor's; two raters' scales."""
     words = [word for *_, word, _ in LABELS.values() if word]
-    mine = LABELS[label][2]
-    votes = [mine or words[(int(rng.integers(len(words))) + i) % len(words)] for i in range(3)]
-    if mine and rng.random() < 0.4:
+    own_word = LABELS[label][2]
+    votes = [own_word or words[(int(rng.integers(len(words))) + i) % len(words)] for i in range(3)]
+    if own_word and rng.random() < 0.4:
         votes[int(rng.integers(3))] = str(rng.choice(words))
-    votes.append(mine or str(rng.choice(words)))
+    votes.append(own_word or str(rng.choice(words)))
     scales = np.clip(np.rint(np.array(LABELS[label][3]) + 0.7 * rng.standard_normal((2, 3))), 1, 5).astype(int)
     mean = ", ".join(f"{value:.4f}" for value in scales.mean(axis=0))
     lines = [f"[{start:.4f} - {end:.4f}]\t{turn}\t{label}\t[{mean}]"]
@@ -87,30 +87,30 @@ def _sheet_block(turn: str, label: str, start: float, end: float, rng: np.random
     return "\n".join(lines) + "\n"
 
 
-def voice_note(path: Path, seconds: float = 120.0, seed: int = 0) -> list[tuple[float, float, str]]:
+def make_voice_note(path: Path, seconds: float = 120.0, seed: int = 0) -> list[tuple[float, float, str]]:
     """Write one voice's recording with pauses of 1.5 to 5 s over the noise of a room: a WAV of so many seconds.
 
     Returns its turns in order: where they begin and end (s), and their emotion (a key of STYLES).
     """
     rng = np.random.default_rng([seed, 6])
     speaker = Speaker.draw(str(rng.choice(["female", "male"])), rng)
-    wave = _noise(round(seconds * RATE), -55.0, rng)
+    wave = _make_noise(round(seconds * RATE), -55.0, rng)
     turns = []
     emotion, clock = "neutral", 1.5
     while clock + 3.0 < seconds:
         if rng.random() < 0.4:
             emotion = str(rng.choice(["anger", "happiness", "neutral", "sadness"]))
         length = min(float(rng.uniform(3.0, 9.0)), seconds - clock - 0.5)
-        said = utterance(emotion, speaker, length, rng)
+        speech = synthesise_utterance(emotion, speaker, length, rng)
         begin = round(clock * RATE)
-        wave[begin : begin + len(said)] += said
+        wave[begin : begin + len(speech)] += speech
         turns.append((clock, clock + length, emotion))
         clock += length + float(rng.uniform(1.5, 5.0))
-    _write(path, wave)
+    _write_wave(path, wave)
     return turns
 
 
-def _noise(samples: int, decibels: float, rng: np.random.Generator) -> Wave:
+def _make_noise(samples: int, decibels: float, rng: np.random.Generator) -> Wave:
     """The noise of a quiet room, which falls by about 6 dB an octave above 300 Hz; RMS in dB re full scale."""
     from scipy.signal import lfilter
 
@@ -118,7 +118,7 @@ def _noise(samples: int, decibels: float, rng: np.random.Generator) -> Wave:
     return np.asarray(noise * (10 ** (decibels / 20) / noise.std()), np.float32)
 
 
-def _write(path: Path, wave: Wave) -> None:
+def _write_wave(path: Path, wave: Wave) -> None:
     """16-bit WAV, 16 kHz."""
     import soundfile
 

@@ -35,7 +35,7 @@ VOWELS = {
 }
 
 
-def _stop(formants: tuple[float, float, float], centre: float, voiced: bool) -> list[Phone]:
+def _make_stop(formants: tuple[float, float, float], centre: float, voiced: bool) -> list[Phone]:
     closure = Phone(0.06, formants, voice=0.12 if voiced else 0.0)
     burst = Phone(0.012, formants, hiss=0.5, centre=centre, width=0.6 * centre)
     return [closure, burst] if voiced else [closure, burst, Phone(0.035, formants, breath=0.25)]
@@ -43,12 +43,12 @@ def _stop(formants: tuple[float, float, float], centre: float, voiced: bool) -> 
 
 LABIAL, ALVEOLAR, VELAR = (250.0, 900.0, 2200.0), (250.0, 1750.0, 2600.0), (250.0, 2000.0, 2300.0)
 CONSONANTS = {
-    "p": _stop(LABIAL, 900, False),
-    "t": _stop(ALVEOLAR, 4200, False),
-    "k": _stop(VELAR, 2100, False),
-    "b": _stop(LABIAL, 900, True),
-    "d": _stop(ALVEOLAR, 4000, True),
-    "g": _stop(VELAR, 2000, True),
+    "p": _make_stop(LABIAL, 900, False),
+    "t": _make_stop(ALVEOLAR, 4200, False),
+    "k": _make_stop(VELAR, 2100, False),
+    "b": _make_stop(LABIAL, 900, True),
+    "d": _make_stop(ALVEOLAR, 4000, True),
+    "g": _make_stop(VELAR, 2000, True),
     "s": [Phone(0.11, ALVEOLAR, hiss=0.35, centre=5800, width=1800)],
     "S": [Phone(0.11, ALVEOLAR, hiss=0.40, centre=3000, width=1400)],
     "f": [Phone(0.09, LABIAL, hiss=0.12, centre=4500, width=5000)],

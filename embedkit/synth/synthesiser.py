@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from embedkit.audio import RATE
 from embedkit.synth.phones import CODAS, CONSONANTS, PAUSE, VOWELS, Phone
-from embedkit.synth.voices import Speaker, Style, _acted
+from embedkit.synth.voices import Speaker, Style, draw_style
 
 STEP = 80  # samples between two settings of the synthesiser: 5 ms
 
@@ -42,7 +42,7 @@ class Event(NamedTuple):
     ends: float
 
 
-def _phrases(words: np.random.Generator, rate: float, pause: float) -> Iterator[list[Event]]:
+def _generate_phrases(words: np.random.Generator, rate: float, pause: float) -> Iterator[list[Event]]:
     """Syllables without end, as events of one syllable or one pause each; `words` alone decides what is said."""
     vowels, onsets = list(VOWELS.values()), list(CONSONANTS.values())
     while True:
@@ -65,11 +65,11 @@ def _phrases(words: np.random.Generator, rate: float, pause: float) -> Iterator[
         yield [Event(PAUSE, PAUSE.seconds * words.uniform(0.5, 1.5) * pause, 0.0, 1.0, 1.0)]
 
 
-def _score(seconds: float, style: Style, speaker: Speaker, words: np.random.Generator) -> list[Event]:
+def _compose_events(seconds: float, style: Style, speaker: Speaker, words: np.random.Generator) -> list[Event]:
     """As many whole syllables as fit; what is left (s) is silence before and after."""
     events: list[Event] = []
     left = seconds - 0.1
-    for syllable in _phrases(words, speaker.rate * 2**style.rate, 2**style.pauses):
+    for syllable in _generate_phrases(words, speaker.rate * 2**style.rate, 2**style.pauses):
         left -= sum(event.seconds for event in syllable)
         if left < 0 and events:
             left += sum(event.seconds for event in syllable)
@@ -79,37 +79,37 @@ def _score(seconds: float, style: Style, speaker: Speaker, words: np.random.Gene
     return [Event(PAUSE, 0.4 * rest, 0.0, 0.0, 0.0), *events, Event(PAUSE, 0.6 * rest, 0.0, 1.0, 1.0)]
 
 
-def utterance(
+def synthesise_utterance(
     emotion: str, speaker: Speaker, seconds: float, rng: np.random.Generator, words: np.random.Generator | None = None
 ) -> Wave:
     """One turn: float32 [round(seconds * 16000)] within [-1, 1], 16 kHz. Deterministic by the state of rng.
 
     emotion: a key of STYLES. seconds: at least 0.5. words: where given, it alone decides which syllables are said.
     """
-    style = _acted(emotion, speaker, rng)
-    events = _score(seconds, style, speaker, words if words is not None else rng)
+    style = draw_style(emotion, speaker, rng)
+    events = _compose_events(seconds, style, speaker, words if words is not None else rng)
     frames = 2 * -(-round(seconds * RATE) // (2 * STEP))
     ends = np.cumsum([event.seconds for event in events])
     times = (np.arange(frames) + 0.5) * STEP / RATE
     which = np.minimum(np.searchsorted(ends, times, side="right"), len(events) - 1)
 
     targets = np.array([(*e.phone.formants, e.phone.voice, e.phone.breath, e.phone.hiss) for e in events])[which]
-    formants, loudness = _smooth(targets[:, :3], 11), _smooth(targets[:, 3:], 5)
-    melody = _melody(events, ends, which, times, speaker.range * 2**style.range, style.final)
+    formants, loudness = _smooth_tracks(targets[:, :3], 11), _smooth_tracks(targets[:, 3:], 5)
+    melody = _make_melody(events, ends, which, times, speaker.range * 2**style.range, style.final)
     f0 = speaker.f0 * 2 ** ((style.f0 + melody) / 12)
     swell = 10 ** (0.7 * melody / 20)  # the voice is louder where it is higher
 
-    pulses, opening = _glottis(np.clip(f0, 50, 600), speaker, style, rng)
+    pulses, opening = _make_glottal_pulses(np.clip(f0, 50, 600), speaker, style, rng)
     noise = rng.standard_normal(len(pulses))
-    voice, breath, hiss = (_spread(track, len(pulses)) for track in (loudness * swell[:, None]).T)
+    voice, breath, hiss = (_upsample_track(track, len(pulses)) for track in (loudness * swell[:, None]).T)
     airy = 10 ** (np.clip(speaker.breath + style.breath, -45, -14) / 20)
-    source = voice * (_tilted(pulses, speaker.tilt + style.tilt) + airy * opening * noise) + 0.25 * breath * noise
+    source = voice * (_apply_tilt(pulses, speaker.tilt + style.tilt) + airy * opening * noise) + 0.25 * breath * noise
     formants = formants * speaker.tract * 2**style.formants
-    sound = _tract(source, formants) + _friction(events, which, hiss, noise, speaker.tract)
-    return _levelled(sound[: round(seconds * RATE)], speaker.level + style.level)
+    sound = _apply_vocal_tract(source, formants) + _make_friction(events, which, hiss, noise, speaker.tract)
+    return _set_level(sound[: round(seconds * RATE)], speaker.level + style.level)
 
 
-def _melody(events: list[Event], ends: Array, which: Frames, times: Array, size: float, final: float) -> Array:
+def _make_melody(events: list[Event], ends: Array, which: Frames, times: Array, size: float, final: float) -> Array:
     """F0 against the speaker's mean (semitones) [frame]: declination, accents, and the phrase's last movement."""
     length = np.array([e.seconds for e in events])
     begins = np.array([e.begins for e in events])[which]
@@ -120,10 +120,10 @@ def _melody(events: list[Event], ends: Array, which: Frames, times: Array, size:
         if event.accent:
             centre = ends[i] - length[i] / 2
             melody += size * event.accent * np.exp(-0.5 * ((times - centre) / 0.09) ** 2)
-    return _smooth(melody[:, None], 15)[:, 0]
+    return _smooth_tracks(melody[:, None], 15)[:, 0]
 
 
-def _glottis(f0: Array, speaker: Speaker, style: Style, rng: np.random.Generator) -> tuple[Array, Array]:
+def _make_glottal_pulses(f0: Array, speaker: Speaker, style: Style, rng: np.random.Generator) -> tuple[Array, Array]:
     """Derivative of the glottal flow, and how far the glottis is open (0..1), both [sample].
 
     KLGLOTT88 at twice the rate, so that little aliases: flow a t^2 - b t^3 while the glottis is open, else none.
@@ -152,7 +152,7 @@ def _glottis(f0: Array, speaker: Speaker, style: Style, rng: np.random.Generator
     return resample_poly(slope, 1, 2), 0.3 + 0.7 * flow[::2]
 
 
-def _tilted(pulses: Array, decibels: float) -> Array:
+def _apply_tilt(pulses: Array, decibels: float) -> Array:
     """One-pole low-pass that takes so much away at 3 kHz, with gain 1 at 0 Hz."""
     from scipy.signal import lfilter
 
@@ -164,32 +164,32 @@ def _tilted(pulses: Array, decibels: float) -> Array:
     return np.asarray(lfilter([1 - pole], [1, -pole], pulses))
 
 
-def _tract(source: Array, formants: Array) -> Array:
+def _apply_vocal_tract(source: Array, formants: Array) -> Array:
     """The cascade of seven resonators, other ones every 10 ms. source [sample], formants [frame, 3] (Hz).
 
     Overlapping pieces of 20 ms are each filtered by their own frame's response and added up: a filter that changes
     without clicks. 1024 points leave 44 ms for what rings on, by when the narrowest resonator is down by 66 dB.
     """
     hop, points = 2 * STEP, 1024
-    response = _response(0.5 * (formants[::2] + formants[1::2]), points)
+    response = _compute_response(0.5 * (formants[::2] + formants[1::2]), points)
     pieces = np.lib.stride_tricks.sliding_window_view(np.pad(source, hop // 2), 2 * hop)[::hop]
     ramp = 0.5 - 0.5 * np.cos(np.pi * (np.arange(2 * hop) + 0.5) / hop)
     spectrum = np.fft.rfft((pieces * ramp).astype(np.float32), points, axis=1)
-    rung = np.fft.irfft(spectrum * response, points, axis=1)
+    filtered = np.fft.irfft(spectrum * response, points, axis=1)
     parts = -(-points // hop)
-    rung = np.pad(rung, ((0, 0), (0, parts * hop - points))).reshape(len(rung), parts, hop)
+    filtered = np.pad(filtered, ((0, 0), (0, parts * hop - points))).reshape(len(filtered), parts, hop)
     out = np.zeros(len(source) + parts * hop)
     for k in range(parts):
-        out[k * hop : k * hop + len(source)] += rung[:, k].ravel()
+        out[k * hop : k * hop + len(source)] += filtered[:, k].ravel()
     return out[hop // 2 : hop // 2 + len(source)]
 
 
-def _response(formants: Array, points: int) -> npt.NDArray[np.complex64]:
+def _compute_response(formants: Array, points: int) -> npt.NDArray[np.complex64]:
     """Frequency response [frame, points // 2 + 1] of the cascade: three formants that move, four that stay."""
     upper = formants[:, 2].mean() / 2500 * np.array([3500.0, 4500.0, 5500.0, 6500.0])
     frequency = np.concatenate([formants, np.broadcast_to(upper, (len(formants), 4))], axis=1).clip(150, 7400)
     bandwidth = 50 + 0.035 * frequency + np.where(formants[:, :1] < 300, 40, 0)  # nasals and closures damp
-    gain, a1, a2 = (part.astype(np.float32) for part in _resonators(frequency, bandwidth))
+    gain, a1, a2 = (part.astype(np.float32) for part in _compute_resonators(frequency, bandwidth))
     z = np.exp(-2j * np.pi * np.arange(points // 2 + 1) / points).astype(np.complex64)
     denominator = np.ones((len(formants), len(z)), np.complex64)
     for k in range(frequency.shape[1]):
@@ -197,14 +197,14 @@ def _response(formants: Array, points: int) -> npt.NDArray[np.complex64]:
     return np.asarray(gain.prod(axis=1)[:, None] / denominator)
 
 
-def _resonators(frequency: Array, bandwidth: Array) -> tuple[Array, Array, Array]:
+def _compute_resonators(frequency: Array, bandwidth: Array) -> tuple[Array, Array, Array]:
     """Gain at 0 Hz (of 1 / denominator: its inverse), a1 and a2 of Klatt's resonators; frequency, bandwidth in Hz."""
     radius = np.exp(-np.pi * bandwidth / RATE)
     a1, a2 = -2 * radius * np.cos(2 * np.pi * frequency / RATE), radius**2
     return 1 + a1 + a2, a1, a2
 
 
-def _friction(events: list[Event], which: Frames, hiss: Array, noise: Array, tract: float) -> Array:
+def _make_friction(events: list[Event], which: Frames, hiss: Array, noise: Array, tract: float) -> Array:
     """Noise of fricatives and bursts, each through its own resonator; it does not pass the vocal tract."""
     from scipy.signal import lfilter
 
@@ -214,13 +214,13 @@ def _friction(events: list[Event], which: Frames, hiss: Array, noise: Array, tra
         phone = events[which[first]].phone
         if phone.hiss:
             part = slice(max(0, first - 2) * STEP, min(len(which), after + 2) * STEP)
-            _, a1, a2 = _resonators(np.array(min(7000.0, phone.centre * tract)), np.array(phone.width))
+            _, a1, a2 = _compute_resonators(np.array(min(7000.0, phone.centre * tract)), np.array(phone.width))
             band = lfilter([1, 0, -1], [1, a1, a2], noise[part])
             out[part] += hiss[part] * band / (np.std(band) + 1e-9) * 0.8
     return out
 
 
-def _smooth(tracks: Array, frames: int) -> Array:
+def _smooth_tracks(tracks: Array, frames: int) -> Array:
     """Each column averaged by a Hann window over so many frames, ends held."""
     window = np.hanning(frames + 2)[1:-1]
     window /= window.sum()
@@ -228,12 +228,12 @@ def _smooth(tracks: Array, frames: int) -> Array:
     return np.stack([np.convolve(column, window, mode="valid") for column in padded.T], axis=1)
 
 
-def _spread(track: Array, samples: int) -> Array:
+def _upsample_track(track: Array, samples: int) -> Array:
     """A track of one value a frame [frame] as one value a sample."""
     return np.interp(np.arange(samples), (np.arange(len(track)) + 0.5) * STEP, track)
 
 
-def _levelled(sound: Array, decibels: float) -> Wave:
+def _set_level(sound: Array, decibels: float) -> Wave:
     """Scaled so that its loudest tenth of frames has this RMS (dB re full scale), but never clipped."""
     sound = sound - sound.mean()
     frames = sound[: len(sound) // STEP * STEP].reshape(-1, STEP)

@@ -72,7 +72,7 @@ STYLES = {  # values in the order of Style's fields
 SCATTER = Style(1.1, 0.25, 2.5, 0.10, 0.03, 2.0, 0.4, 2.5, 0.3, 1.5, 0.015)
 
 
-def _acted(emotion: str, speaker: Speaker, rng: np.random.Generator) -> Style:
+def draw_style(emotion: str, speaker: Speaker, rng: np.random.Generator) -> Style:
     """One turn's style: the emotion, more or less strong, and chance."""
     strength = float(np.clip(rng.normal(1.0, 0.3), 0.1, 1.5)) * speaker.expression
     target, rest, chance = np.array(STYLES[emotion]), np.array(STYLES["neutral"]), np.array(SCATTER)

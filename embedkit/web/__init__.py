@@ -6,7 +6,7 @@ server, for this machine alone. The page cuts a recording as `predict --no-vad` 
 
 from __future__ import annotations
 
-from embedkit.web.pages import ASSETS, RUNTIME, fetch, write
-from embedkit.web.server import serve, server
+from embedkit.web.pages import ASSETS, RUNTIME, fetch_runtime, write_page
+from embedkit.web.server import make_server, serve
 
-__all__ = ["ASSETS", "RUNTIME", "fetch", "serve", "server", "write"]
+__all__ = ["ASSETS", "RUNTIME", "fetch_runtime", "make_server", "serve", "write_page"]

@@ -11,12 +11,12 @@ from typing import Any
 
 from embedkit.errors import UserError
 from embedkit.runtime import model
-from embedkit.web.pages import ABOUT
-from embedkit.workspace import inside
+from embedkit.web.pages import DESCRIPTION
+from embedkit.workspace import resolve_inside
 
 PORT = 8000
 
-TYPES = {
+MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -31,7 +31,7 @@ class _Handler(SimpleHTTPRequestHandler):
     """Static files with the types that browsers insist on, and the headers that allow WebAssembly its threads."""
 
     def guess_type(self, path: Any) -> str:
-        return TYPES.get(Path(path).suffix) or super().guess_type(path)
+        return MEDIA_TYPES.get(Path(path).suffix) or super().guess_type(path)
 
     def end_headers(self) -> None:
         self.send_header("Cache-Control", "no-cache")
@@ -44,13 +44,13 @@ class _Handler(SimpleHTTPRequestHandler):
         """Say nothing of each request."""
 
 
-def server(folder: Path, port: int = PORT) -> ThreadingHTTPServer:
+def make_server(folder: Path, port: int = PORT) -> ThreadingHTTPServer:
     """A server of a page's folder on 127.0.0.1 only, not yet serving. port 0: any that is free.
 
     Raises UserError where the folder holds no page or the port is taken, ModelError where the page's file is damaged or
     not ours.
     """
-    model.load(_exported(folder), threads=1)
+    model.load(_find_model(folder), threads=1)
     try:
         return ThreadingHTTPServer(("127.0.0.1", port), partial(_Handler, directory=str(folder)))
     except (OSError, OverflowError) as error:
@@ -58,22 +58,22 @@ def server(folder: Path, port: int = PORT) -> ThreadingHTTPServer:
         raise UserError(f"port {port} cannot be used ({reason}); give another with --port") from None
 
 
-def _exported(folder: Path) -> Path:
+def _find_model(folder: Path) -> Path:
     """The file that a page in a folder runs."""
     try:
-        name = json.loads((folder / ABOUT).read_text(encoding="utf-8"))["model"]
+        name = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["model"]
         if not (folder / "index.html").is_file():
             raise KeyError
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
             f"{folder}: no whole page there; write one with embedkit stitch-export --web {folder}"
         ) from None
-    return inside(folder, str(name))
+    return resolve_inside(folder, str(name))
 
 
 def serve(folder: Path, port: int = PORT, announce: Callable[[str], None] = print) -> None:
     """Serve a page's folder to this machine until Ctrl-C; announce is told the address."""
-    with server(folder, port) as running:
+    with make_server(folder, port) as running:
         announce(f"http://localhost:{running.server_port}/")
         try:
             running.serve_forever()

@@ -12,19 +12,19 @@ from embedkit.classes import CLASSES
 from embedkit.errors import CorpusError
 
 
-@pytest.fixture(params=corpora.names())
+@pytest.fixture(params=corpora.list_corpora())
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 def test_every_reader_has_a_tree(makers):
     """The suite runs over all that is registered."""
-    assert sorted(makers) == corpora.names()
+    assert sorted(makers) == corpora.list_corpora()
 
 
 def test_says_what_it_is(name):
     """Source, licence, and a default label map with exactly the four classes, each label in one."""
-    reader = corpora.reader(name)
+    reader = corpora.find_reader(name)
     assert reader.SOURCE and reader.LICENCE
     assert tuple(reader.LABELS) == CLASSES
     labels = [label for of_class in reader.LABELS.values() for label in of_class]
@@ -97,5 +97,5 @@ def test_wrong_places(name, trees, tmp_path):
 def test_unknown_corpus():
     """A misspelt name is met with the nearest; any name is a manifest where its place is a CSV."""
     with pytest.raises(CorpusError, match="did you mean 'crema-d'"):
-        corpora.reader("crema_d")
-    assert corpora.reader("mine", Path("mine.csv")) is corpora.reader("manifest")
+        corpora.find_reader("crema_d")
+    assert corpora.find_reader("mine", Path("mine.csv")) is corpora.find_reader("manifest")

@@ -12,13 +12,13 @@ import soundfile
 
 from embedkit import corpora
 from embedkit.classes import CLASSES
-from embedkit.corpora import Utterance, classes_of
+from embedkit.corpora import Utterance, assign_classes
 from embedkit.errors import CorpusError
 
 
 def load(name: str, root: Path) -> tuple[list[Utterance], list[str]]:
     rows = corpora.load(name, root)
-    return rows, classes_of(rows, corpora.reader(name).LABELS)
+    return rows, assign_classes(rows, corpora.find_reader(name).LABELS)
 
 
 def test_iemocap_counts(trees):
@@ -138,10 +138,10 @@ def test_ravdess_unpacked_as_it_comes(makers, tmp_path):
 
 def test_real_recordings(shared):
     """The real clips at hand: counts, and hours by an independent sum over every file's frames."""
-    ravdess = corpora.summary("ravdess", shared / "data" / "ravdess")
+    ravdess = corpora.summarise_corpus("ravdess", shared / "data" / "ravdess")
     assert ravdess["utterances"] == 576 and len(ravdess["speakers"]) == 16 and ravdess["unreadable"] == 0
     assert ravdess["classes"] == {"anger": 128, "happiness": 128, "neutral": 192, "sadness": 128}
-    crema = corpora.summary("crema-d", shared / "data" / "crema-d")
+    crema = corpora.summarise_corpus("crema-d", shared / "data" / "crema-d")
     assert crema["utterances"] == 722 and crema["sessions"] == {}
     assert crema["classes"]["happiness"] == crema["labels"]["HAP"]
     frames = [len(soundfile.read(p)[0]) / 16_000 for p in (shared / "data" / "crema-d").rglob("*.flac")]
@@ -156,7 +156,7 @@ def test_summary_counts_what_it_cannot_read(tmp_path):
     table.write_text(
         "file,speaker,label,start,end\na.wav,1,anger,0,5\na.wav,1,sad,5,99\nb.wav,2,anger,,\nc.wav,2,x,,\n"
     )
-    found = corpora.summary("mine", table)
+    found = corpora.summarise_corpus("mine", table)
     assert (found["utterances"], found["unreadable"]) == (4, 2)
     assert found["hours"] == pytest.approx(9 / 3600, abs=5e-5)
     assert found["classes"] == {"anger": 2, "happiness": 0, "neutral": 0, "sadness": 0}
@@ -166,4 +166,4 @@ def test_summary_counts_what_it_cannot_read(tmp_path):
 
 def test_a_label_has_one_class():
     with pytest.raises(CorpusError, match="'exc' is both anger and happiness"):
-        classes_of([], {"anger": ["ang", "exc"], "happiness": ["exc"]})
+        assign_classes([], {"anger": ["ang", "exc"], "happiness": ["exc"]})

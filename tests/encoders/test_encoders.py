@@ -19,7 +19,7 @@ from encoders_fixtures import TINY, tiny_hubert
 from safetensors.numpy import load_file, save_file
 
 from embedkit import encoders
-from embedkit.encoders import DISTILHUBERT, distilhubert_geometry
+from embedkit.encoders import DISTILHUBERT, write_random_distilhubert
 from embedkit.encoders.hubert import forward
 from embedkit.encoders.hubert.forward import FeatureExtractor
 from embedkit.errors import ClipError, EncoderError
@@ -94,7 +94,7 @@ def family(folder: Path, kind: str) -> Path:
 
 @pytest.fixture(scope="module")
 def distilhubert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return distilhubert_geometry(tmp_path_factory.mktemp("encoder") / "distilhubert")
+    return write_random_distilhubert(tmp_path_factory.mktemp("encoder") / "distilhubert")
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def test_the_family_equals_transformers(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["hubert", "hubert-large", "wav2vec2", "wavlm"])
 def test_the_family_without_onednn(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU, or where torch has no packed products: one clip and a batch."""
-    monkeypatch.setattr(forward, "packs", lambda _: False)
+    monkeypatch.setattr(forward, "has_onednn", lambda _: False)
     folder = family(tmp_path / kind, kind)
     encoder = encoders.load(encoders.resolve(str(folder)))
     waves = [noise(n, n) for n in (16_000, 5_000)]
@@ -242,8 +242,8 @@ def test_three_frames_at_a_time(frames: int, bias: bool) -> None:
     with torch.inference_mode():
         ours = forward.Convolution(layer, "cpu", torch.float32)
         expected = conv(x.transpose(1, 2)).transpose(1, 2)
-        torch.testing.assert_close(ours.by_threes(x[0])[None], expected, atol=1e-5, rtol=0)
-        torch.testing.assert_close(ours(x), ours.by_strides(x), atol=1e-5, rtol=0)
+        torch.testing.assert_close(ours.convolve_by_threes(x[0])[None], expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(ours(x), ours.convolve_by_strides(x), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -258,7 +258,7 @@ def test_the_positional_convolution(frames: int, groups: int, precision: str) ->
     x = torch.randn(2, 32, frames)
     with torch.inference_mode():
         expected = torch.nn.functional.gelu(conv(x))
-        ours = forward.positional(embedding, dtype)
+        ours = forward.make_positional_convolution(embedding, dtype)
         torch.testing.assert_close(ours(x.to(dtype)).float(), expected, atol=atol, rtol=0)
 
 
@@ -504,7 +504,7 @@ def test_a_hub_id_without_safetensors(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_distilhubert_config_is_what_transformers_builds(tmp_path: Path) -> None:
     """The weights' names and shapes are those that transformers expects: none missing, none left over."""
-    folder = distilhubert_geometry(tmp_path / "d")
+    folder = write_random_distilhubert(tmp_path / "d")
     model = transformers.HubertModel(transformers.HubertConfig(**DISTILHUBERT))
     assert sum(p.numel() for p in model.parameters()) == encoders.resolve(str(folder)).parameters
     assert encoders.load(encoders.resolve(str(folder))).unexpected == ()

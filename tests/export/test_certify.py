@@ -22,7 +22,7 @@ def test_figures_are_those_of_a_small_example_by_hand() -> None:
     """Changes .1 .1 0 0 and .3 .3 0 0: largest .3, mean .1; one of two labels flips; z of the dimension that varies."""
     reference = answers([[0.5, 0.3, 0.1, 0.1], [0.4, 0.3, 0.2, 0.1]], [[1.0, 5.0], [3.0, 5.0]])
     ours = answers([[0.6, 0.2, 0.1, 0.1], [0.1, 0.6, 0.2, 0.1]], [[1.1, 5.0], [2.7, 5.0]])
-    found = certify.compared(ours, reference)
+    found = certify.compare_answers(ours, reference)
     assert found["largest_change"] == pytest.approx(0.3)
     assert found["mean_change"] == pytest.approx(0.8 / 8)
     assert found["flips"] == 1
@@ -33,7 +33,7 @@ def test_figures_are_those_of_a_small_example_by_hand() -> None:
 def test_the_interval_of_flips_is_wilsons(hits: int, count: int) -> None:
     """Against scipy, to 1e-6."""
     expected = stats.binomtest(hits, count).proportion_ci(method="wilson")
-    np.testing.assert_allclose(certify.wilson(hits, count), [expected.low, expected.high], atol=1e-6)
+    np.testing.assert_allclose(certify.wilson_interval(hits, count), [expected.low, expected.high], atol=1e-6)
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
@@ -51,7 +51,7 @@ def test_a_clip_that_the_ordinary_path_refuses_counts_for_none(jobs: int) -> Non
         return np.full(3, value, np.float32)
 
     ways = {"torch": torch, "float": lambda wave: (np.full(4, wave[0]), wave[:2])}
-    clips, found = certify.answered(ways, [0.25, 0.0, 0.5, -1.0, 0.75], read, jobs)
+    clips, found = certify.collect_answers(ways, [0.25, 0.0, 0.5, -1.0, 0.75], read, jobs)
     assert clips == [0.25, 0.5, 0.75]
     for way in found.values():
         np.testing.assert_array_equal(way.probabilities[:, 0], clips)
@@ -60,7 +60,7 @@ def test_a_clip_that_the_ordinary_path_refuses_counts_for_none(jobs: int) -> Non
 
 def test_without_clips_there_is_no_certificate() -> None:
     with pytest.raises(EmbedkitError, match="nothing is certified"):
-        certify.answered({"torch": lambda wave: (wave, wave)}, [], lambda clip: clip)
+        certify.collect_answers({"torch": lambda wave: (wave, wave)}, [], lambda clip: clip)
 
 
 # ---------------------------------------------------------------- UA on test folds
@@ -92,9 +92,9 @@ def judged(count: int, wrong: int) -> dict:
         for name, embeddings in (("torch", exact), ("float", exact), ("file", file))
     }
     tested = [
-        certify.Tested(i, str(10 * fold[i]), f"s{i % 8}", CLASSES[truth[i]]) for i in range(count) if i != count - 1
+        certify.TestedClip(i, str(10 * fold[i]), f"s{i % 8}", CLASSES[truth[i]]) for i in range(count) if i != count - 1
     ]
-    return certify.on_test_folds(answers, tested, Nearest)
+    return certify.score_test_folds(answers, tested, Nearest)
 
 
 def test_ua_on_test_folds_is_that_of_each_folds_own_head() -> None:
@@ -114,14 +114,16 @@ def test_ua_on_test_folds_is_that_of_each_folds_own_head() -> None:
 
 def test_few_clips_are_not_held_to_the_limit_of_ua() -> None:
     limits = Limits(mean_change=1, flips=1, ua_loss=0.01)
-    assert certify.past_ua(judged(241, 24), "file", limits) and not certify.past_ua(judged(241, 24), "float", limits)
-    assert not certify.past_ua(judged(100, 24), "file", limits)
-    assert not certify.past_ua(judged(241, 24), "file", Limits(mean_change=1, flips=1, ua_loss=0.2))
+    assert certify.list_past_ua(judged(241, 24), "file", limits) and not certify.list_past_ua(
+        judged(241, 24), "float", limits
+    )
+    assert not certify.list_past_ua(judged(100, 24), "file", limits)
+    assert not certify.list_past_ua(judged(241, 24), "file", Limits(mean_change=1, flips=1, ua_loss=0.2))
 
 
 def test_clips_that_no_fold_was_tested_on_say_nothing_of_ua() -> None:
     some = answers([[0.25] * 4] * 3)
-    found = certify.on_test_folds({"torch": some, "float": some, "file": some}, [], Nearest)
+    found = certify.score_test_folds({"torch": some, "float": some, "file": some}, [], Nearest)
     assert (found["clips"], found["left_out"], found["judged"], found["ways"]) == (0, 3, False, {})
 
 
@@ -131,8 +133,8 @@ def test_clips_that_no_fold_was_tested_on_say_nothing_of_ua() -> None:
 def certified(file: list[list[float]], plain: list[list[float]] | None = None) -> dict:
     torch = [[0.7, 0.1, 0.1, 0.1]] * len(file)
     ways = {"torch": answers(torch), "float": answers(plain or torch), "file": answers(file)}
-    folds = certify.on_test_folds(ways, [], Nearest)
-    return certify.certificate(ways, folds, {"float": Certificate().float, "file": Certificate().size})
+    folds = certify.score_test_folds(ways, [], Nearest)
+    return certify.build_certificate(ways, folds, {"float": Certificate().float, "file": Certificate().size})
 
 
 def test_within_the_limits_the_certificate_holds_all_three_comparisons() -> None:

@@ -93,7 +93,7 @@ SOUNDS = {
 
 
 def ordinary(wave: np.ndarray, sound: Sound) -> np.ndarray:
-    return audio.cut(audio.prepare(wave, sound), sound)
+    return audio.cut_to_length(audio.prepare(wave, sound), sound)
 
 
 @pytest.mark.parametrize("name", SOUNDS)
@@ -180,7 +180,7 @@ def test_rubbish_in_the_signal_counts_as_zero(name: str) -> None:
 def test_a_padded_batch_gives_transformers_states_of_single_clips(name: str) -> None:
     """Mean and standard deviation of every hidden state, against the untouched model clip by clip, to 1e-4."""
     reference, layers = made(name), [0, 1, 2]
-    body = graph.body(made(name), NOTHING, layers, ["mean", "std"])
+    body = graph.build_body(made(name), NOTHING, layers, ["mean", "std"])
     waves = [speechlike(n, n) + 0.05 for n in LENGTHS]
     with torch.no_grad():
         found = body(*padded(waves)).reshape(len(waves), 3, 2, -1)
@@ -196,10 +196,10 @@ def test_layers_come_in_the_order_asked_for_and_no_more_than_needed() -> None:
     model = made("hubert")
     wave = torch.from_numpy(speechlike(8_000))[None], torch.tensor([8_000])
     with torch.no_grad():
-        both = graph.body(made("hubert"), NOTHING, [1, 0], ["mean"])(*wave)
+        both = graph.build_body(made("hubert"), NOTHING, [1, 0], ["mean"])(*wave)
         states = model(wave[0], output_hidden_states=True).hidden_states
     torch.testing.assert_close(both[0], torch.cat([states[1][0].mean(0), states[0][0].mean(0)]), atol=1e-5, rtol=0)
-    assert len(graph.body(model, NOTHING, [1, 0], ["mean"]).frames.blocks) == 1
+    assert len(graph.build_body(model, NOTHING, [1, 0], ["mean"]).frames.blocks) == 1
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.5, 100.0])
@@ -208,7 +208,7 @@ def test_group_norm_is_exact_whatever_the_offset(offset: float) -> None:
     layer = made("hubert").feature_extractor.conv_layers[0]
     wave = torch.from_numpy(speechlike(5_000))[None, None] + offset
     with torch.no_grad():
-        ours = graph._group_norm_conv(layer, wave, torch.tensor([5_000]))
+        ours = graph._apply_group_norm_conv(layer, wave, torch.tensor([5_000]))
         exact = layer.double()(wave.double()).float()
     torch.testing.assert_close(ours, exact, atol=1e-4 if offset < 1 else 2e-2, rtol=0)
 
@@ -227,12 +227,14 @@ def test_whisper_equals_transformers_from_the_waveform_on(seconds: float) -> Non
     """Log-mel, encoder and own frames against the extractor and model, to 1e-4, with and without the recipe's cut."""
     reference, extractor = whisper(), WhisperFeatureExtractor()
     sound = Sound(trim_db=0, pre_emphasis=0, peak=0, max_seconds=seconds)
-    body = graph.body(whisper(), sound, [0, 1, 2], ["mean", "std"], filters=torch.from_numpy(extractor.mel_filters))
+    body = graph.build_body(
+        whisper(), sound, [0, 1, 2], ["mean", "std"], filters=torch.from_numpy(extractor.mel_filters)
+    )
     waves = [speechlike(n, n) for n in (9_000, 40_001, 401)]
     with torch.no_grad():
         found = body(*padded(waves)).reshape(len(waves), 3, 2, -1)
         for wave, ours in zip(waves, found, strict=True):
-            wave = audio.cut(wave, sound)
+            wave = audio.cut_to_length(wave, sound)
             mel = extractor(wave, sampling_rate=16_000, return_tensors="pt").input_features
             states = reference.encoder(mel, output_hidden_states=True).hidden_states
             for state, (mean, std) in zip(states, ours, strict=True):
@@ -245,12 +247,12 @@ def test_a_cropped_whisper_hears_each_clip_alone() -> None:
     """A padded batch against transformers' layers on each clip's own part of the extractor's log-mel, to 1e-4."""
     reference, extractor = whisper().encoder, WhisperFeatureExtractor()
     sound = Sound(trim_db=0, pre_emphasis=0, peak=0, max_seconds=1.5, crop=True)
-    body = graph.body(whisper(), sound, [0, 1, 2], ["mean"], filters=torch.from_numpy(extractor.mel_filters))
+    body = graph.build_body(whisper(), sound, [0, 1, 2], ["mean"], filters=torch.from_numpy(extractor.mel_filters))
     waves = [speechlike(n, n) for n in (9_000, 40_001, 401, 16_000)]
     with torch.no_grad():
         found = body(*padded(waves)).reshape(len(waves), 3, -1)
         for wave, ours in zip(waves, found, strict=True):
-            wave = audio.cut(wave, sound)
+            wave = audio.cut_to_length(wave, sound)
             frames = -(-len(wave) // 320)
             mel = extractor(wave, sampling_rate=16_000, return_tensors="pt").input_features[..., : 2 * frames]
             x = torch.nn.functional.gelu(reference.conv2(torch.nn.functional.gelu(reference.conv1(mel)))).transpose(
@@ -270,7 +272,7 @@ def test_log_mel_at_the_end_of_whispers_window(samples: int) -> None:
     frames = graph.WhisperFrames(whisper().encoder, [0], torch.from_numpy(extractor.mel_filters), 0)
     wave = speechlike(samples) + 0.1 * speechlike(samples, 1)[::-1]
     expected = extractor(wave, sampling_rate=16_000, return_tensors="pt").input_features
-    torch.testing.assert_close(frames.log_mel(torch.from_numpy(wave.copy())[None]), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(frames.compute_log_mel(torch.from_numpy(wave.copy())[None]), expected, atol=1e-4, rtol=0)
 
 
 def test_log_mel_of_real_clips(shared) -> None:
@@ -280,4 +282,4 @@ def test_log_mel_of_real_clips(shared) -> None:
     for file in sorted((shared / "data" / "ravdess").rglob("*.flac"))[5::30]:
         wave = audio.read(file)[:128_000]
         expected = extractor(wave, sampling_rate=16_000, return_tensors="pt").input_features
-        torch.testing.assert_close(frames.log_mel(torch.from_numpy(wave)[None]), expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(frames.compute_log_mel(torch.from_numpy(wave)[None]), expected, atol=1e-4, rtol=0)

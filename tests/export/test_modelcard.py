@@ -36,8 +36,8 @@ def certificate(weights: str = "pretrained", tested: int = 240) -> dict:
         name: certify.Answers(np.eye(4)[labels] * 0.97 + 0.0075, np.stack([numbers, numbers], 1).astype(float))
         for name, labels, numbers in (("torch", truth, truth), ("float", truth, truth), ("file", said, heard))
     }
-    rows = [certify.Tested(i, "1", f"s{i % 8}", CLASSES[truth[i]]) for i in range(tested)]
-    folds = certify.on_test_folds(ways, rows, lambda _: Sure())
+    rows = [certify.TestedClip(i, "1", f"s{i % 8}", CLASSES[truth[i]]) for i in range(tested)]
+    folds = certify.score_test_folds(ways, rows, lambda _: Sure())
     return {
         "study": "mine",
         "arm": "ravdess",
@@ -50,7 +50,7 @@ def certificate(weights: str = "pretrained", tested: int = 240) -> dict:
         "bytes": 6_543_210,
         "sha256": "ab" * 32,
         "ua": {"mean": 0.774, "sd": 0.094, "pooled": 0.77, "interval": {"low": 0.689, "high": 0.841}},
-        **certify.certificate(ways, folds, {"float": Certificate().float, "file": Certificate().small}),
+        **certify.build_certificate(ways, folds, {"float": Certificate().float, "file": Certificate().small}),
         "milliseconds": {"1": {"torch": 80.0, "float": 60.0, "file": 30.0}, "2": {"float": 36.0, "file": 20.0}},
         "peak_memory_mb": 123.4,
         "quantized": {"convolution": 2, "linear": 24},
@@ -101,19 +101,19 @@ ABOUT = {
     ],
 )
 def test_a_card_says(said: str) -> None:
-    assert said in modelcard.page("logistic-small.onnx", certificate(), ABOUT)
+    assert said in modelcard.build_page("logistic-small.onnx", certificate(), ABOUT)
 
 
 def test_the_loss_of_ua_is_that_of_the_certificate() -> None:
     """Every twentieth clip's class is wrong: 12 of 240, all of them of one class, whose recall falls by a fifth."""
-    page = modelcard.page("f.onnx", certificate(), ABOUT)
+    page = modelcard.build_page("f.onnx", certificate(), ABOUT)
     (line,) = [line for line in page.splitlines() if "not distinguishable" in line or "torch above file" in line][-1:]
     assert "| this file" in line and "0.950" in line and "-0.0500" in line
 
 
 def test_the_sample_code_runs_and_says_what_the_file_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a file of the same interface, beside a voice note: 4 probabilities."""
-    page = modelcard.page("loud.onnx", certificate(), ABOUT)
+    page = modelcard.build_page("loud.onnx", certificate(), ABOUT)
     (code,) = re.findall("```python\n(.*?)```", page, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     runtime_fixtures.build(tmp_path / "loud.onnx")
@@ -124,7 +124,7 @@ def test_the_sample_code_runs_and_says_what_the_file_says(tmp_path: Path, monkey
 
 
 def test_every_row_of_a_table_is_as_wide_as_its_header() -> None:
-    lines = modelcard.page("f.onnx", certificate(), ABOUT).splitlines()
+    lines = modelcard.build_page("f.onnx", certificate(), ABOUT).splitlines()
     tables = [line for line in lines if line.startswith("|")]
     assert len(tables) > 20
     for above, below in pairwise(lines):
@@ -133,14 +133,14 @@ def test_every_row_of_a_table_is_as_wide_as_its_header() -> None:
 
 
 def test_random_weights_are_loud_and_missing_folds_are_said() -> None:
-    page = modelcard.page("f.onnx", certificate("random", tested=0), ABOUT)
+    page = modelcard.build_page("f.onnx", certificate("random", tested=0), ABOUT)
     assert "**The encoder's weights are random" in page and "**Random weights" in page
     assert "nothing is said of UA" in page
-    assert "random" not in modelcard.page("f.onnx", certificate(), ABOUT)
+    assert "random" not in modelcard.build_page("f.onnx", certificate(), ABOUT)
 
 
 def test_a_terminal_shows_the_same_figures() -> None:
-    shown = render.text(modelcard.figures(certificate()))
+    shown = render.render_text(modelcard.describe_certificate(certificate()))
     assert "24 of 240" in shown and "2.00 / 1.80" in shown and "|" not in shown
 
 
@@ -149,9 +149,11 @@ def test_what_a_refit_wins_back_stands_in_the_card() -> None:
     truth = [CLASSES[i % 4] for i in range(48)]
     wrong = [CLASSES[(i + (i % 6 == 0)) % 4] for i in range(48)]
     speakers = [f"s{i % 8}" for i in range(48)]
-    tables = {way: stats.tables(truth, said, speakers) for way, said in (("study", truth), ("before", wrong))}
-    found = {"clips": 48, "speakers": 8, **stats.scored({**tables, "refit": tables["study"]}, "before")}
-    text = modelcard.page("x.onnx", {**certificate(), "refit": found}, ABOUT)
+    tables = {
+        way: stats.confusion_by_cluster(truth, said, speakers) for way, said in (("study", truth), ("before", wrong))
+    }
+    found = {"clips": 48, "speakers": 8, **stats.compare_ways({**tables, "refit": tables["study"]}, "before")}
+    text = modelcard.build_page("x.onnx", {**certificate(), "refit": found}, ABOUT)
     rows = [line for line in text.splitlines() if line.startswith("| this file's features, heads")]
     assert len(rows) == 2 and "0.833" in rows[0] and "1.000" in rows[1] and "+0.1667" in rows[1]
-    assert "heads trained on them" not in modelcard.page("x.onnx", certificate(), ABOUT)
+    assert "heads trained on them" not in modelcard.build_page("x.onnx", certificate(), ABOUT)

@@ -82,10 +82,10 @@ def test_a_convolution_in_integers_is_one_of_rounded_weights_and_sound(
     conv = helper.make_node("Conv", ["x", "weight", "bias"], ["y"], "Conv_0", **said)
     plain = graph([conv], {"weight": weight, "bias": bias}, "y", ["batch", WIDTH, "out"], channels)
     model = quantize.PROFILES["speed"](plain)
-    found = quantize.check(model, "speed")
+    found = quantize.check_profile(model, "speed")
     kind = {"convolution": 1} if groups == 1 else {"positional convolution": groups}
     assert found["nodes"] == found["integer"] == kind
-    whole, scale = quantize.quantized(weight, 0)
+    whole, scale = quantize.quantize_weight(weight, 0)
     expected = convolved(rounded(x), whole * scale[:, None, None], bias, stride, pad)
     got = run(model, x)
     np.testing.assert_allclose(got, expected, atol=1e-4)
@@ -156,7 +156,7 @@ def test_speed_without_a_product_in_integers_is_refused() -> None:
     """A graph of 8-bit weights alone does not pass for it."""
     nodes, tensors = stack()
     with pytest.raises(EmbedkitError, match="no product in integers"):
-        quantize.check(quantize.PROFILES["size"](graph(nodes, tensors, "y", ["batch", "out", WIDTH])), "speed")
+        quantize.check_profile(quantize.PROFILES["size"](graph(nodes, tensors, "y", ["batch", "out", WIDTH])), "speed")
 
 
 def test_a_profile_does_not_change_the_graph_that_it_is_given() -> None:
@@ -184,7 +184,7 @@ def test_4_bits_lose_less_than_the_plain_scale_of_each_block(shape: tuple[int, .
     than at the scale of its largest weight."""
     weight = normal(*shape)
     np.moveaxis(weight, axis, 0)[:64] *= 3
-    whole, scale = small.rounded(layer(weight), None)
+    whole, scale = small.round_layer(layer(weight), None)
     assert layer(weight).axis == axis
     assert whole.min() >= -8 and whole.max() <= 7
     lines = (np.moveaxis(each, axis, 0).reshape(each.shape[axis], -1) for each in (weight, whole, scale))
@@ -202,13 +202,13 @@ def test_the_output_on_the_clips_loses_less_than_by_the_nearest_steps() -> None:
     """Inputs that go together: the output's squared error at least halves; on their own they change nothing."""
     weight = normal(128, 16)
     x = normal(4000, 12) @ normal(12, 128) + 0.1 * normal(4000, 128)
-    nearest, scale = small.rounded(layer(weight), None)
-    ours, same = small.rounded(layer(weight), (x.T @ x).astype(np.float64))
+    nearest, scale = small.round_layer(layer(weight), None)
+    ours, same = small.round_layer(layer(weight), (x.T @ x).astype(np.float64))
     np.testing.assert_array_equal(scale, same)
     step = np.repeat(scale, small.BLOCK, 0)
     lost = [((x @ (whole * step - weight)) ** 2).sum() for whole in (ours, nearest)]
     assert lost[0] < 0.5 * lost[1]
-    alone, _ = small.rounded(layer(weight), np.eye(128))
+    alone, _ = small.round_layer(layer(weight), np.eye(128))
     np.testing.assert_array_equal(alone, nearest)
 
 
@@ -252,7 +252,7 @@ def clips(count: int, loud: float = 1.0) -> list[np.ndarray]:
 
 
 def embeddings(model: onnx.ModelProto, waves: list[np.ndarray]) -> np.ndarray:
-    return np.array([found["embedding"][0] for found in quantize.outputs_of(model, ["embedding"], waves)])
+    return np.array([found["embedding"][0] for found in quantize.compute_tensors(model, ["embedding"], waves)])
 
 
 def test_small_holds_4_bits_and_calibration_brings_it_closer() -> None:
@@ -264,7 +264,7 @@ def test_small_holds_4_bits_and_calibration_brings_it_closer() -> None:
     for name, waves in (("rounded", []), ("calibrated", clips(8))):
         model = quantize.PROFILES["small"](plain, waves)
         onnx.checker.check_model(model, full_check=True)
-        found = quantize.check(model, "small")
+        found = quantize.check_profile(model, "small")
         assert found["four_bit"] == {"convolution": 2, "linear": 1}
         assert found["nodes"] == {"convolution": 2, "linear": 1, "table": 1}
         assert found["bytes"]["convolution int4"] == 128 * 128 * (1 + 3) // 2
@@ -284,4 +284,4 @@ def test_on_its_clips_the_embedding_has_no_mean_shift(profile: str) -> None:
 
 def test_small_without_4_bits_is_refused() -> None:
     with pytest.raises(EmbedkitError, match="no weight in 4 bits"):
-        quantize.check(quantize.PROFILES["size"](sounding()), "small")
+        quantize.check_profile(quantize.PROFILES["size"](sounding()), "small")

@@ -20,7 +20,7 @@ from embedkit.encoders import exported
 from embedkit.errors import EncoderError, UserError
 from embedkit.export import stitch_study
 from embedkit.export.quantize import _graph
-from embedkit.runtime.model import options
+from embedkit.runtime.model import make_session_options
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +49,11 @@ def test_its_features_are_the_embedding_that_the_file_gives(space: workspace.Wor
     assert spec.random and spec.layers == 1
     encoder = encoders.load(spec)
     sound = cards.read(cards.Recipe, space.card("cache", "exact")).sound
-    session = onnxruntime.InferenceSession(str(path), options(1), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(path), make_session_options(1), providers=["CPUExecutionProvider"])
     for n in (9_000, 20_000):
         wave = np.sin(np.arange(n) ** 1.2 / 40).astype(np.float32) * np.linspace(0.01, 0.5, n, dtype=np.float32)
         (theirs,) = session.run(["embedding"], {"signal": wave[None], "lengths": np.array([n])})
-        ours = encoder.pool(audio.cut(audio.prepare(wave, sound), sound))
+        ours = encoder.pool(audio.cut_to_length(audio.prepare(wave, sound), sound))
         assert ours.shape == (1, 2, spec.dim)
         np.testing.assert_allclose(ours[0, 0], theirs[0], atol=1e-5)
         np.testing.assert_array_equal(ours[0, 1], 0)  # a file of means holds no standard deviations
@@ -79,7 +79,7 @@ def test_the_refitted_file_is_the_study_on_its_features(space: workspace.Workspa
     assert certificate["quantized"] == made["before"]["certificate"]["quantized"]
     won = certificate["refit"]
     assert (won["clips"], won["speakers"]) == (32, 4)
-    rows = finished.test_rows(study.Choice("clips", "logistic", 0))
+    rows = finished.read_test_rows(study.ResultChoice("clips", "logistic", 0))
     p = rows[[f"p_{name}" for name in CLASSES]].to_numpy().argmax(1)
     right = np.mean(np.array(CLASSES)[p] == rows["label"])
     assert won["ways"]["refit"]["wa"]["estimate"] == pytest.approx(right)
@@ -89,12 +89,12 @@ def test_the_refitted_file_is_the_study_on_its_features(space: workspace.Workspa
 def test_before_is_the_folds_heads_on_the_files_features(space: workspace.Workspace, made: dict) -> None:
     """WA of the base study's fold heads, by hand: each row of the file's cache through the head of its fold."""
     base = study.open_study(space, "made")
-    choice = study.Choice("clips", "logistic", base.plan.layers[0])
+    choice = study.ResultChoice("clips", "logistic", base.plan.layers[0])
     with Cache.open(space.cache / "exact" / "made--logistic-size" / "clips.h5") as file:
         ids, x = list(file.ids), file.features()[:, 0, 0, 0].astype(np.float32)
     right = []
-    for row in base.test_rows(choice).itertuples():
-        head = base.fold_head(choice, row.fold)
+    for row in base.read_test_rows(choice).itertuples():
+        head = base.load_fold_head(choice, row.fold)
         p = head.predict_proba(x[ids.index(row.utterance)][None])[0]
         right.append(head.classes_[p.argmax()] == row.label)
     found = made["after"]["certificate"]["refit"]["ways"]["before"]["wa"]["estimate"]
@@ -122,7 +122,7 @@ def test_what_a_file_does_not_fit_is_said(space: workspace.Workspace, made: dict
         node.output[:] = ["other" if name == "prepared" else name for name in node.output]
         node.input[:] = ["other" if name == "prepared" else name for name in node.input]
     with pytest.raises(EncoderError, match="cannot be told apart"):
-        exported.encoder_of(model, "old.onnx")
+        exported.extract_encoder(model, "old.onnx")
 
 
 def test_layers_of_a_file_count_from_0(space: workspace.Workspace, tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ from encoders_fixtures import tiny_hubert
 from export_fixtures import CLASSES, corpus, studied
 
 from embedkit import audio, cache, calibration, cards, corpora, encoders, extract, study, workspace
-from embedkit.encoders import distilhubert_geometry
+from embedkit.encoders import write_random_distilhubert
 from embedkit.errors import CardError, CorpusError, EmbedkitError, EncoderError, StudyError, UserError
 from embedkit.export import assemble as files
 from embedkit.export import stitch_study
-from embedkit.export.clips import _chosen
+from embedkit.export.clips import _split_rows
 from embedkit.runtime import Predictor
 
 
@@ -33,7 +33,7 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> workspace.Workspace:
 @pytest.fixture(scope="module")
 def once() -> Callable[[torch.nn.Module], onnx.ModelProto]:
     """The exporter, which takes its time, run once: an encoder's graph is the same whatever the head."""
-    exported, kept = files.exported, []
+    exported, kept = files.export_body, []
 
     def export(body: torch.nn.Module) -> onnx.ModelProto:
         kept[:] = kept or [exported(body).SerializeToString()]
@@ -45,7 +45,7 @@ def once() -> Callable[[torch.nn.Module], onnx.ModelProto]:
 @pytest.fixture(scope="module")
 def made(space: workspace.Workspace, once: Callable) -> dict:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "exported", once)
+        patch.setattr(files, "export_body", once)
         return stitch_study(space, head="logistic", clips=20)
 
 
@@ -76,9 +76,9 @@ def certified(space: workspace.Workspace, count: int) -> list[corpora.Utterance]
     """The clips that a certificate of so many looks at."""
     source = study.open_study(space, "made").plan.sources["clips"]
     with cache.Cache.open(source.path) as file:
-        utterances = file.utterances()
+        utterances = file.read_utterances()
     rows = [utterances[row] for row in source.rows]
-    return [rows[i] for i in _chosen(rows, count)[1]]
+    return [rows[i] for i in _split_rows(rows, count)[1]]
 
 
 def test_ua_is_that_of_the_folds_own_heads_on_their_test_rows(space: workspace.Workspace, made: dict) -> None:
@@ -90,7 +90,7 @@ def test_ua_is_that_of_the_folds_own_heads_on_their_test_rows(space: workspace.W
     assert [x["way"] for x in found["comparisons"]] == ["float", "file"]
     chosen = {u.id for u in certified(space, 20)}
     finished = study.open_study(space, "made")
-    record = finished.test_rows(study.best(finished.results, head="logistic"))
+    record = finished.read_test_rows(study.choose_best_result(finished.results, head="logistic"))
     record = record[record["utterance"].isin(chosen)]
     right = record["label"] == np.array(CLASSES)[record[[f"p_{name}" for name in CLASSES]].to_numpy().argmax(1)]
     assert len(record) == 20 and abs(found["ways"]["torch"]["wa"]["estimate"] - right.mean()) < 1.5 / 20
@@ -116,15 +116,15 @@ def test_the_runtime_reads_the_file_and_agrees_with_torch(space: workspace.Works
     assert (meta["study"], meta["head"], meta["layer"], meta["profile"]) == ("made", "logistic", "2", "size")
     assert (meta["encoder"], meta["weights"], meta["rate"]) == ("tiny", "random", "16000")
     finished = study.open_study(space, "made")
-    choice = study.best(finished.results, head="logistic")
+    choice = study.choose_best_result(finished.results, head="logistic")
     head, kept = finished.refit(choice), next(r for r in finished.results if r["head"] == "logistic")["calibration"]
     temperature = kept["temperature"]["median"]
     assert abs(temperature - 1) > 0.01 and float(meta["temperature"]) == pytest.approx(temperature, rel=1e-5)
     encoder = encoders.load(encoders.resolve(finished.plan.place))
-    for file in sorted(space.corpus_root("clips").parent.glob("*.wav"))[::3]:
+    for file in sorted(space.resolve_corpus_root("clips").parent.glob("*.wav"))[::3]:
         wave = audio.read(file)
-        pooled = encoder.pool(audio.cut(audio.prepare(wave, recipe.sound), recipe.sound))
-        expected = calibration.apply(head.predict_proba(pooled[-1, :1])[0], temperature)
+        pooled = encoder.pool(audio.cut_to_length(audio.prepare(wave, recipe.sound), recipe.sound))
+        expected = calibration.apply_temperature(head.predict_proba(pooled[-1, :1])[0], temperature)
         np.testing.assert_allclose(predictor.probabilities(wave), expected, atol=0.05)
 
 
@@ -133,7 +133,7 @@ def test_past_the_limits_no_file_is_left(
 ) -> None:
     """With a limit that nothing can keep: exit code 1, no file, and what was found under a name that says so. Once a
     file of that name is written (a tree head this time), the rejected certificate goes."""
-    monkeypatch.setattr(files, "exported", once)
+    monkeypatch.setattr(files, "export_body", once)
     path = tmp_path / "model.onnx"
     with pytest.raises(EmbedkitError, match=r"change by .* \(limit 0\).* no file is written") as raised:
         stitch_study(space, head="logistic", output=path, clips=8, settings={"certificate.size.mean_change": 0.0})
@@ -149,7 +149,7 @@ def test_mistakes_end_in_one_line_before_the_long_work(
     space: workspace.Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A wrong profile, head, folder or study, a corpus that is gone, weights that were exchanged."""
-    monkeypatch.setattr("embedkit.export.stitch._float_graph", lambda _: pytest.fail("the long work began"))
+    monkeypatch.setattr("embedkit.export.stitch.build_float_graph", lambda _: pytest.fail("the long work began"))
     for error, wanted in (
         (UserError, {"profile": "sise"}),
         (StudyError, {"head": "logistics"}),
@@ -186,8 +186,8 @@ def test_another_encoder_under_the_same_name_is_refused(space: workspace.Workspa
 @pytest.mark.slow
 def test_distilhuberts_geometry_fits_into_24_million_bytes(tmp_path: Path, shared: Path) -> None:
     """All 8-bit, in the paper's size, and certified on real recordings."""
-    encoder = distilhubert_geometry(tmp_path / "distil")
-    space = workspace.init(tmp_path / "space")
+    encoder = write_random_distilhubert(tmp_path / "distil")
+    space = workspace.init_workspace(tmp_path / "space")
     card = cards.read(cards.Recipe, space.card("cache", "exact"))
     root = shared / "data" / "ravdess"
     extract.extract_corpus(

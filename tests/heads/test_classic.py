@@ -18,7 +18,7 @@ from sklearn.svm import SVC
 from sklearn.utils.class_weight import compute_sample_weight
 
 from embedkit.heads import sklearn as generic
-from embedkit.heads import stack
+from embedkit.heads import stack_views
 from embedkit.heads.lightgbm import LightGBM
 from embedkit.heads.logistic import Logistic
 from embedkit.heads.sklearn import Sklearn
@@ -149,7 +149,7 @@ def test_lightgbm_on_all_views(data: Any) -> None:
     """Views "all" equals LightGBM's own training on the stacked rows with weights class / (1 + K)."""
     X, y, views = data
     own = LightGBM(n_estimators=10, feature_fraction=1.0, random_state=0).fit(X, y, views=views)
-    everything, labels, weight, _ = stack(X, y, views)
+    everything, labels, weight, _ = stack_views(X, y, views)
     reference = lightgbm.LGBMClassifier(
         objective="multiclass", n_estimators=10, num_leaves=15, max_bin=63, n_jobs=1, verbosity=-1
     ).fit(everything, labels, sample_weight=weight * compute_sample_weight("balanced", labels))
@@ -159,7 +159,7 @@ def test_lightgbm_on_all_views(data: Any) -> None:
 def test_stack_keeps_rows_together(data: Any) -> None:
     """A row's copies lie below each other, clean first, each with weight 1 / 3."""
     X, y, views = data
-    everything, labels, weight, rows = stack(X, y, views)
+    everything, labels, weight, rows = stack_views(X, y, views)
     assert (everything[0::3] == X).all()
     assert (everything[2::3] == views[:, 1]).all()
     assert (labels == np.repeat(y, 3)).all()
@@ -180,8 +180,8 @@ def test_inner_folds_keep_a_rows_views_together(data: Any) -> None:
     """Calibration holds out whole rows: no view of a held row is trained on, and every row is held once."""
     X, y, views = data
     index = np.unique(y, return_inverse=True)[1]
-    everything, _, _, rows = stack(X, y, views)
-    folds = generic._inner_folds(X, index, rows)
+    everything, _, _, rows = stack_views(X, y, views)
+    folds = generic._make_inner_folds(X, index, rows)
     assert len(folds) == 5
     for train, held in folds:
         assert not set(rows[train]) & set(rows[held])

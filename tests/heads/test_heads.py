@@ -86,8 +86,8 @@ def test_every_kind_has_a_card_that_is_right() -> None:
     """The shipped cards pass `check`, and together they use every kind."""
     shipped = [cards.read(cards.Head, path) for path in CARDS]
     for card in shipped:
-        heads.check(card)
-    assert {card.kind for card in shipped} == set(heads.kinds()) == {"lightgbm", "logistic", "mlp", "sklearn"}
+        heads.check_card(card)
+    assert {card.kind for card in shipped} == set(heads.list_kinds()) == {"lightgbm", "logistic", "mlp", "sklearn"}
 
 
 def test_paper_card_is_the_contract() -> None:
@@ -157,7 +157,7 @@ def test_bad_parameters(kind: str, fixed: dict[str, Any], message: str) -> None:
 def test_bad_search_and_views(change: dict[str, Any], message: str) -> None:
     """`check` finds a search key that is no parameter, a bound out of range, and views that a kind cannot use."""
     with pytest.raises(CardError, match=r"^heads/x\.toml: ") as caught:
-        heads.check(cards.build(cards.Head, {"name": "x", "kind": "mlp", **change}))
+        heads.check_card(cards.build(cards.Head, {"name": "x", "kind": "mlp", **change}))
     assert message in str(caught.value)
 
 
@@ -188,7 +188,7 @@ def test_names_and_order(card: cards.Head, data: tuple[np.ndarray, np.ndarray]) 
 def test_validation_is_not_trained_on(card: cards.Head, data: tuple[np.ndarray, np.ndarray]) -> None:
     """What is held out cannot change a head but by the number of rounds: with one round, not at all."""
     X, y = data
-    parameter = heads.rounds(card)
+    parameter = heads.find_rounds_parameter(card)
     fixed = {**card.fixed, parameter: 1} if parameter else card.fixed
     one = heads.build(card.model_copy(update={"fixed": fixed})).fit(X[:180], y[:180])
     for other in ((X[180:], y[180:]), (100 * X[180:210], y[210:])):
@@ -294,7 +294,7 @@ def test_linear_heads_are_one_gemm(fitted: dict[str, tuple[str, Any]]) -> None:
         assert [node.op_type for node in heads.to_onnx(*fitted[name]).graph.node] == nodes, name
 
 
-@pytest.mark.parametrize("kind", heads.kinds())
+@pytest.mark.parametrize("kind", heads.list_kinds())
 def test_two_classes(kind: str, data: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
     """Two classes, and labels that are no emotions, are served by files and graphs alike."""
     X, y = data[0], np.where(np.isin(data[1], ["anger", "sadness"]), "yes", "no")

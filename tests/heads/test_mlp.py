@@ -14,7 +14,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from embedkit import heads
 from embedkit.heads import mlp
-from embedkit.heads._focal import focal_gradient, rate
+from embedkit.heads._focal import compute_lr_factor, focal_gradient
 from embedkit.heads.mlp import MLP
 
 
@@ -55,7 +55,7 @@ def train_slowly(head: MLP, X: np.ndarray, y: np.ndarray, views: np.ndarray | No
         [*one.parameters(), *two.parameters()], head.lr, weight_decay=head.weight_decay, foreach=False
     )
     steps = head.epochs * math.ceil(len(X) / head.batch)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps, head.warmup))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: compute_lr_factor(step, steps, head.warmup))
     for _ in range(head.epochs):
         order = torch.randperm(len(X), generator=generator)
         draw = torch.randint(pool.shape[1], (len(X),), generator=generator) if views is not None else 0 * order
@@ -134,14 +134,16 @@ def test_rate_equals_torch_schedulers(steps: int, warmup: float) -> None:
         expected.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         cosine.step()
-    np.testing.assert_allclose([rate(step, steps, warmup) for step in range(steps)], expected, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(
+        [compute_lr_factor(step, steps, warmup) for step in range(steps)], expected, rtol=0, atol=1e-9
+    )
 
 
 class Watched(MLP):
     """Keeps the weights after each epoch."""
 
     def _epoch(self, epoch: int, *rest: Any) -> None:
-        super()._epoch(epoch, *rest)
+        super()._train_epoch(epoch, *rest)
         self.history_ = (
             [*self.history_, self.network_.parameters.clone()] if epoch else [self.network_.parameters.clone()]
         )

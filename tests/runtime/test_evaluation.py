@@ -13,7 +13,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_m
 from embedkit import audio
 from embedkit.corpora import Utterance
 from embedkit.errors import CorpusError
-from embedkit.evaluation import evaluate
+from embedkit.evaluation import evaluate_clips
 from embedkit.runtime import Predictor
 from embedkit.runtime.model import CLASSES
 
@@ -44,7 +44,7 @@ def corpus(folder: Path, count: int = 60) -> list[Utterance]:
 def test_scores_equal_scikit_learns(predictor: Predictor, tmp_path: Path) -> None:
     """WA, UA, macro F1, F1 and the confusion matrix of 60 clips, to 1e-12; labels that no class names are left out."""
     rows = corpus(tmp_path)
-    result = evaluate(predictor, rows, tmp_path, MAP)
+    result = evaluate_clips(predictor, rows, tmp_path, MAP)
     covered = [u for u in rows if u.label in CLASS_OF]
     truth = [CLASS_OF[u.label] for u in covered]
     waves = [audio.read(tmp_path / u.file, u.start, u.end) for u in covered]
@@ -75,7 +75,7 @@ def test_bad_clips_are_skipped_with_their_reasons(predictor: Predictor, tmp_path
         Utterance("c", "../0.wav", "sad", "x:1"),
         Utterance("d", "/etc/hostname", "sad", "x:1"),
     ]
-    result = evaluate(predictor, [*bad, *rows], tmp_path, MAP)
+    result = evaluate_clips(predictor, [*bad, *rows], tmp_path, MAP)
     reasons = {s["id"]: s["reason"] for s in result["skipped"]}
     assert list(reasons) == ["a", "b", "c", "d"]
     assert "no such file" in reasons["a"]
@@ -88,7 +88,7 @@ def test_bad_clips_are_skipped_with_their_reasons(predictor: Predictor, tmp_path
 def test_a_class_that_never_occurs(predictor: Predictor, tmp_path: Path) -> None:
     """It has F1 0 and an empty row, and no part in macro F1."""
     soundfile.write(tmp_path / "a.wav", np.full(16_000, 0.9), 16_000)
-    result = evaluate(predictor, [Utterance("a", "a.wav", "angry", "x:1")], tmp_path, MAP)
+    result = evaluate_clips(predictor, [Utterance("a", "a.wav", "angry", "x:1")], tmp_path, MAP)
     assert result["f1"] == {"anger": 1.0, "happiness": 0.0, "neutral": 0.0, "sadness": 0.0}
     assert result["macro_f1"] == 1.0
     assert result["confusion"][3] == [0, 0, 0, 0]
@@ -97,4 +97,4 @@ def test_a_class_that_never_occurs(predictor: Predictor, tmp_path: Path) -> None
 def test_nothing_to_evaluate(predictor: Predictor, tmp_path: Path) -> None:
     rows = [Utterance("a", "none.wav", "sad", "x:1"), Utterance("b", "none.wav", "bored", "x:1")]
     with pytest.raises(CorpusError, match="1 clips skipped, 1 of other labels"):
-        evaluate(predictor, rows, tmp_path, MAP)
+        evaluate_clips(predictor, rows, tmp_path, MAP)

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from embedkit.classes import CLASSES
 from embedkit.errors import ModelError
 from embedkit.runtime import Predictor
-from embedkit.runtime.model import file_digest, options
+from embedkit.runtime.model import compute_file_digest, make_session_options
 
 Make = Callable[..., Path]
 
@@ -42,7 +42,7 @@ def test_the_digest_is_plain_sha256_over_zeros(exported: Path) -> None:
     entry = next(p for p in model.metadata_props if p.key == "embedkit.sha256")
     carried, entry.value = entry.value, "0" * 64
     assert carried == hashlib.sha256(model.SerializeToString()).hexdigest()
-    assert carried == file_digest(exported.read_bytes())
+    assert carried == compute_file_digest(exported.read_bytes())
 
 
 def test_any_changed_byte_is_seen(exported: Path, tmp_path: Path) -> None:
@@ -133,6 +133,8 @@ def test_8_bit_weights_meet_float_activations() -> None:
         [numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(scales, "scales")],
     )
     product = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    session = onnxruntime.InferenceSession(product.SerializeToString(), options(1), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        product.SerializeToString(), make_session_options(1), providers=["CPUExecutionProvider"]
+    )
     expected = x.astype(np.float64) @ (weights * scales.astype(np.float64))
     assert np.abs(session.run(None, {"x": x})[0] - expected).max() < 1e-5

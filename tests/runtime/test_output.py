@@ -52,7 +52,7 @@ def test_the_table_is_one_row_a_window(tmp_path: Path) -> None:
 
 def test_the_picture_is_as_high_as_the_probabilities() -> None:
     """Each class's outline at the middle of each window against its probability; the pauses are 0."""
-    page = output.figure(FILES)
+    page = output.build_figure(FILES)
     rows = [ax for part in page.subfigs for ax in part.axes]
     assert [ax.get_ylabel() for ax in rows] == list(CLASSES)
     for ax in rows:
@@ -72,21 +72,21 @@ def test_the_picture_is_as_high_as_the_probabilities() -> None:
 @pytest.mark.parametrize("ending", ["png", "svg"])
 def test_a_picture_is_written(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"a.{ending}"
-    output.draw(FILES, path)
+    output.draw_picture(FILES, path)
     assert path.read_bytes()[:4] == {"png": b"\x89PNG", "svg": b"<?xm"}[ending]
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
 def test_what_cannot_be_written_is_said_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    output.check(tmp_path / "a.csv", tmp_path / "a.png", 12)
+    output.check_writable(tmp_path / "a.csv", tmp_path / "a.png", 12)
     with pytest.raises(UserError, match="no such folder"):
-        output.check(tmp_path / "none" / "a.csv", None, 1)
+        output.check_writable(tmp_path / "none" / "a.csv", None, 1)
     with pytest.raises(UserError, match="at most 12"):
-        output.check(None, tmp_path / "a.png", 13)
+        output.check_writable(None, tmp_path / "a.png", 13)
     with pytest.raises(UserError, match=r"\.png, \.svg"):
-        output.check(None, tmp_path / "a.txt", 1)
+        output.check_writable(None, tmp_path / "a.txt", 1)
     for name in [n for n in sys.modules if n.split(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UserError, match="pip install matplotlib"):
-        output.check(None, tmp_path / "a.png", 1)
+        output.check_writable(None, tmp_path / "a.png", 1)

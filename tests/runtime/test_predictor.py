@@ -134,9 +134,9 @@ def test_a_voice_note(predictor: Predictor, shared: Path, tmp_path: Path) -> Non
     wave = voice_note(shared)
     result = predictor.predict(write(tmp_path / "a.wav", wave))
 
-    detector = speech.silero()
-    frames = list(speech.run(speech.Frames(), [wave]))
-    flags = list(speech.run(speech.decisions(), [detector(np.pad(f, (0, 512 - len(f)))) for f in frames]))
+    detector = speech.load_silero()
+    frames = list(speech.run_stage(speech.Frames(), [wave]))
+    flags = list(speech.run_stage(speech.chain_decisions(), [detector(np.pad(f, (0, 512 - len(f)))) for f in frames]))
     kept = np.concatenate([f for f, keep in zip(frames, flags, strict=True) if keep])
     places = np.concatenate([np.arange(i * 512, i * 512 + len(frames[i])) for i in np.flatnonzero(flags)])
     cuts = [(i, min(i + 128_000, len(kept))) for i in range(0, len(kept), 128_000)]

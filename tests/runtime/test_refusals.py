@@ -12,7 +12,7 @@ import soundfile
 
 from embedkit import cli
 from embedkit.runtime.model import sign
-from embedkit.workspace import init
+from embedkit.workspace import init_workspace
 
 Spoil = Callable[[bytes], bytes]
 
@@ -55,7 +55,7 @@ def test_a_spoiled_file_is_refused(
     path.write_bytes(spoil(exported.read_bytes()))
     name, *flags = verb.split()
     sound = [str(tmp_path / "a.wav")] if name == "predict" else ["--corpus", "x", "--root", str(tmp_path / "list.csv")]
-    home = ["--workspace", str(init(tmp_path / "home").root)]
+    home = ["--workspace", str(init_workspace(tmp_path / "home").root)]
     assert cli.run([*home, name, str(path), *sound, *flags]) == 2
     said = capsys.readouterr()
     assert said.out == ""

@@ -48,7 +48,7 @@ stretches = st.lists(st.tuples(st.sampled_from([0.0, 0.2, 0.4, 0.6, 1.0]), st.in
 def test_decisions_equal_the_slow_ones(lengths: list[tuple[float, int]]) -> None:
     """Every frame is decided on, as the rules say, whatever the sequence of loud and quiet stretches."""
     probabilities = [p for p, count in lengths for _ in range(count)]
-    assert list(speech.run(speech.decisions(), probabilities)) == slowly_decided(probabilities)
+    assert list(speech.run_stage(speech.chain_decisions(), probabilities)) == slowly_decided(probabilities)
 
 
 @pytest.mark.parametrize("p", [0.0, 1.0])
@@ -62,7 +62,7 @@ def test_decisions_come_at_most_19_frames_late(p: float) -> None:
             heard += 1
             yield p
 
-    for decided, _ in enumerate(speech.run(speech.decisions(), stream()), start=1):
+    for decided, _ in enumerate(speech.run_stage(speech.chain_decisions(), stream()), start=1):
         assert heard - decided <= 19
 
 
@@ -72,18 +72,18 @@ def test_frames_lose_no_sample(sizes: list[int]) -> None:
     """Whatever the blocks' sizes: the same samples in frames of 512, the last one as long as it is."""
     samples = np.arange(sum(sizes), dtype=np.float32)
     blocks = np.split(samples, np.cumsum(sizes)[:-1]) if sizes else []
-    frames = list(speech.run(speech.Frames(), blocks))
+    frames = list(speech.run_stage(speech.Frames(), blocks))
     assert np.array_equal(np.concatenate([np.zeros(0), *frames]), samples)
     assert all(len(f) == 512 for f in frames[:-1])
     assert all(0 < len(f) <= 512 for f in frames)
 
 
 def spoken(blocks: list[np.ndarray], detector: speech.Detector) -> list[speech.Piece]:
-    return list(speech.run(speech.Chain(speech.Frames(), speech.Speech(detector)), blocks))
+    return list(speech.run_stage(speech.Chain(speech.Frames(), speech.Speech(detector)), blocks))
 
 
 def cut(*pieces: speech.Piece) -> list[speech.Window]:
-    return list(speech.run(speech.Windows(), pieces))
+    return list(speech.run_stage(speech.Windows(), pieces))
 
 
 def marked(block: np.ndarray) -> float:
@@ -159,7 +159,7 @@ def test_silero_finds_real_speech(shared) -> None:
             parts.append(part)
             at += len(part)
         spans.append((at - len(parts[-1]), at))
-    pieces = spoken(parts, speech.silero())
+    pieces = spoken(parts, speech.load_silero())
     inside = [any(a - 2_048 <= p < b + 2_048 for a, b in spans) for p, _ in pieces]
     assert all(inside)
     for a, b in spans:
@@ -171,7 +171,7 @@ def test_silero_remembers_nothing_between_recordings(shared) -> None:
     from embedkit import audio
 
     wave = audio.read(shared / "data/ravdess/Actor_02/03-01-05-02-01-01-02.flac")
-    frames = [f for f in speech.run(speech.Frames(), [wave]) if len(f) == 512]
-    first, second = ([detector(f) for f in frames] for detector in (speech.silero(), speech.silero()))
+    frames = [f for f in speech.run_stage(speech.Frames(), [wave]) if len(f) == 512]
+    first, second = ([detector(f) for f in frames] for detector in (speech.load_silero(), speech.load_silero()))
     assert first == second
     assert max(first) > 0.5

@@ -169,7 +169,7 @@ def browse(chromium: str, tmp_path: Path) -> Iterator[Callable[..., Browser]]:
 def package() -> Path:
     """onnxruntime-web, from npm or the user's cache."""
     try:
-        return web.fetch()
+        return web.fetch_runtime()
     except UserError as error:
         pytest.skip(str(error))
 
@@ -180,7 +180,7 @@ def served() -> Iterator[Callable[[Path], str]]:
     running = []
 
     def serve(folder: Path) -> str:
-        server = web.server(folder, port=0)
+        server = web.make_server(folder, port=0)
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         running.append((server, thread))

@@ -21,7 +21,7 @@ from embedkit.errors import ModelError, UserError
 from embedkit.runtime import Predictor
 from embedkit.runtime.model import CLASSES
 from embedkit.web import pages
-from embedkit.workspace import init
+from embedkit.workspace import init_workspace
 
 WORDS = "[...document.querySelectorAll('#windows tr')].map(r => [...r.querySelectorAll('data')].map(d => +d.value))"
 
@@ -41,7 +41,7 @@ def stand_in(tmp_path: Path) -> Path:
 def test_the_page_is_written_whole(loudness: Path, stand_in: Path, tmp_path: Path) -> None:
     """The very file, the runtime's three files and the page; every name that the page loads is there; no addresses."""
     folder = tmp_path / "a" / "site"
-    said = web.write(loudness, folder, stand_in)
+    said = web.write_page(loudness, folder, stand_in)
     assert said["files"] == sorted(p.name for p in folder.iterdir())
     assert said["bytes"] == sum(p.stat().st_size for p in folder.iterdir())
     assert (folder / loudness.name).read_bytes() == loudness.read_bytes()
@@ -53,16 +53,16 @@ def test_the_page_is_written_whole(loudness: Path, stand_in: Path, tmp_path: Pat
     for name in web.ASSETS:
         text = (folder / name).read_text(encoding="utf-8")
         assert "https://" not in text and text.replace('"http://www.w3.org/2000/svg"', "").count("http://") == 0
-    web.write(loudness, folder, stand_in)  # again, over itself
+    web.write_page(loudness, folder, stand_in)  # again, over itself
 
 
 def test_what_cannot_be_written(loudness: Path, stand_in: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(loudness.read_bytes().replace(b"Softmax", b"Sofxmax"))
     with pytest.raises(ModelError, match="damaged"):
-        web.write(broken, tmp_path / "site", stand_in)
+        web.write_page(broken, tmp_path / "site", stand_in)
     with pytest.raises(UserError, match="another folder"):
-        web.write(loudness, loudness / "site", stand_in)
+        web.write_page(loudness, loudness / "site", stand_in)
     assert not (tmp_path / "site").exists()
 
 
@@ -82,7 +82,7 @@ def test_onnxruntime_web_cannot_be_had(
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with pytest.raises(UserError, match=why) as caught:
-        web.fetch()
+        web.fetch_runtime()
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "cache").rglob("*.tgz"))
 
@@ -95,16 +95,16 @@ def test_a_cached_package_is_used_as_it_is_pinned(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(UserError, match="install Node"):
-        web.fetch()
+        web.fetch_runtime()
     monkeypatch.setattr(pages, "INTEGRITY", base64.b64encode(hashlib.sha512(b"right").digest()).decode())
-    assert web.fetch() == kept
+    assert web.fetch_runtime() == kept
 
 
 def test_the_server(loudness: Path, stand_in: Path, tmp_path: Path, served: Callable[[Path], str]) -> None:
     """Loopback only, with the types that browsers insist on; nothing outside the folder."""
     with pytest.raises(UserError, match="stitch-export --web"):
-        web.server(tmp_path)
-    web.write(loudness, tmp_path / "site", stand_in)
+        web.make_server(tmp_path)
+    web.write_page(loudness, tmp_path / "site", stand_in)
     (tmp_path / "secret").write_text("no")
     address = served(tmp_path / "site")
     kinds = {"": "text/html", "app.js": "text/javascript", "ort-wasm-simd-threaded.mjs": "text/javascript",
@@ -118,10 +118,10 @@ def test_the_server(loudness: Path, stand_in: Path, tmp_path: Path, served: Call
         urllib.request.urlopen(address + "%2e%2e/secret")
     port = int(address.split(":")[2].strip("/"))
     with pytest.raises(UserError, match="--port"):
-        web.server(tmp_path / "site", port)
+        web.make_server(tmp_path / "site", port)
     with pytest.raises(UserError, match="--port"):
-        web.server(tmp_path / "site", 99_999)
-    with web.server(tmp_path / "site", 0) as another:
+        web.make_server(tmp_path / "site", 99_999)
+    with web.make_server(tmp_path / "site", 0) as another:
         assert another.server_address[0] == "127.0.0.1"
 
 
@@ -149,7 +149,7 @@ def test_a_spoiled_page_is_not_served(
     loudness: Path, stand_in: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, how: str, why: str
 ) -> None:
     """`serve` looks at the file that the page runs before it begins: one clear line."""
-    web.write(loudness, tmp_path / "site", stand_in)
+    web.write_page(loudness, tmp_path / "site", stand_in)
     if how == "outside":
         (tmp_path / "site" / name).write_text(json.dumps({"model": "../../etc/hostname"}))
     else:
@@ -165,8 +165,8 @@ def test_the_verbs(
     """stitch-export --web lays the page of the file that it made; serve refuses a folder without one."""
     made = {"model": str(loudness), "bytes": 1_000, "certificate": {}}
     monkeypatch.setattr(export, "stitch_study", lambda *_, **__: dict(made))
-    monkeypatch.setattr(web, "fetch", lambda: stand_in)
-    home = ["--workspace", str(init(tmp_path / "home").root)]
+    monkeypatch.setattr(web, "fetch_runtime", lambda: stand_in)
+    home = ["--workspace", str(init_workspace(tmp_path / "home").root)]
     assert cli.run([*home, "stitch-export", "--web", str(tmp_path / "site"), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said.pop("web")["folder"] == str(tmp_path / "site")
@@ -201,7 +201,7 @@ def test_a_browser_says_what_predict_says(
     six = sorted((shared / "data/ravdess/Actor_04").glob("*.flac"))[:6]
     long = tmp_path / "long.wav"
     soundfile.write(long, np.concatenate([soundfile.read(f)[0] for f in six]), 16_000)
-    web.write(loudness, tmp_path / "site", package)
+    web.write_page(loudness, tmp_path / "site", package)
     address = served(tmp_path / "site")
     predictor = Predictor(loudness, threads=1)
     browser = browse()
@@ -237,7 +237,7 @@ def test_a_spoiled_file_is_refused_by_the_page(
 ) -> None:
     """The page itself, from any server: what is not the file that it was written for never runs, in one clear line."""
     site = tmp_path / "site"
-    web.write(loudness, site, package)
+    web.write_page(loudness, site, package)
     whole = {name: (site / name).read_bytes() for name in (loudness.name, "model.json")}
     address = served(site)
     browser = browse()
@@ -268,7 +268,7 @@ def test_a_dropped_recording_without_a_network(
     """A file dropped anywhere on the page, with the network gone after loading: judged as `predict --no-vad` does."""
     loud = tmp_path / "loud.wav"
     soundfile.write(loud, 0.3 * np.sign(np.sin(2 * np.pi * 200 * np.arange(16_000 * 3) / 16_000)), 16_000)
-    web.write(loudness, tmp_path / "site", package)
+    web.write_page(loudness, tmp_path / "site", package)
     browser = browse()
     browser.open(served(tmp_path / "site"))
     browser.ask("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=-1, uploadThroughput=-1)
@@ -291,7 +291,7 @@ def test_the_microphone_by_keyboard(
     """Tab and Enter alone: record from a (fake) microphone that plays a loud tone, stop, and read one window."""
     tone = tmp_path / "tone.wav"
     soundfile.write(tone, 0.5 * np.sign(np.sin(2 * np.pi * 200 * np.arange(48_000 * 4) / 48_000)), 48_000)
-    web.write(loudness, tmp_path / "site", package)
+    web.write_page(loudness, tmp_path / "site", package)
     browser = browse(f"--use-file-for-fake-audio-capture={tone}")
     browser.open(served(tmp_path / "site"))
     browser.press("Tab", 9)

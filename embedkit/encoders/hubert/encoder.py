@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embedkit.encoders._base import Spec, check_length, pooled
-from embedkit.encoders._checkpoint import PREPROCESSOR, pretrained
-from embedkit.encoders.hubert.frames import FRAMES, multiple, samples
+from embedkit.encoders._base import Spec, check_length, pool_frames
+from embedkit.encoders._checkpoint import PREPROCESSOR, load_pretrained
+from embedkit.encoders.hubert.frames import FRAME_MULTIPLE, count_samples, round_up
 
 MODEL_TYPES = ("hubert", "wav2vec2", "wavlm", "data2vec-audio")
 
@@ -40,20 +40,20 @@ class Hubert:
     def __init__(self, spec: Spec, precision: str, device: str) -> None:
         import torch
 
-        from embedkit.encoders.hubert.forward import lay_out
+        from embedkit.encoders.hubert.forward import optimise_model
 
         # WavLM hands torch a boolean mask beside a float bias; that is fine, and torch would say so on stderr.
         warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask and attn_mask")
-        model, self.unexpected = pretrained(spec)
+        model, self.unexpected = load_pretrained(spec)
         config = model.config
         # Where norms stand between positional convolutions, padding cannot be kept out of a clip by a mask.
         self._maskable = hasattr(model.encoder.pos_conv_embed, "conv") and not getattr(
             config, "conv_pos_batch_norm", False
         )
         self._kernels, self._strides = list(config.conv_kernel), list(config.conv_stride)
-        self._shortest = samples(1, self._kernels, self._strides)
+        self._shortest = count_samples(1, self._kernels, self._strides)
         self._device = device
-        self._model = lay_out(model, device, torch.bfloat16 if precision == "bf16" else torch.float32)
+        self._model = optimise_model(model, device, torch.bfloat16 if precision == "bf16" else torch.float32)
         preprocessor = json.loads((spec.folder / PREPROCESSOR).read_text(encoding="utf-8"))
         self._do_normalize = preprocessor.get("do_normalize", True)  # transformers' own default
 
@@ -63,7 +63,7 @@ class Hubert:
     def pool_many(self, waves: Sequence[npt.NDArray[np.float32]], *, pad_to: int = 0) -> list[npt.NDArray[np.float32]]:
         for wave in waves:
             check_length(wave, self._shortest)
-        waves = [self._prepared(wave, pad_to) for wave in waves]
+        waves = [self._prepare_wave(wave, pad_to) for wave in waves]
         if self._maskable:
             return self._pool_batch(waves)
         return [self._pool_batch([wave])[0] for wave in waves]
@@ -71,39 +71,39 @@ class Hubert:
     def _pool_batch(self, waves: Sequence[npt.NDArray[np.float32]]) -> list[npt.NDArray[np.float32]]:
         import torch
 
-        own = [self._frames(len(wave)) for wave in waves]
+        frame_counts = [self._count_frames(len(wave)) for wave in waves]
         lengths = torch.tensor([len(wave) for wave in waves])
         batch = max(len(wave) for wave in waves)
         if self._maskable:
-            batch = max(batch, samples(multiple(max(own), FRAMES), self._kernels, self._strides))
+            batch = max(batch, count_samples(round_up(max(frame_counts), FRAME_MULTIPLE), self._kernels, self._strides))
         mask = (torch.arange(batch) < lengths[:, None]).long() if self._maskable else None
         signal = torch.from_numpy(np.stack([np.pad(wave, (0, batch - len(wave))) for wave in waves]))
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             self._model.feature_extractor.lengths = lengths.to(self._device)
-            self._model.feature_extractor.frames = padded(max(own)) if self._maskable else 0
+            self._model.feature_extractor.frames = round_up_frames(max(frame_counts)) if self._maskable else 0
             states = self._model(
                 signal.to(self._device),
                 attention_mask=None if mask is None else mask.to(self._device),
                 output_hidden_states=True,
             ).hidden_states
-            return [pooled(torch.stack([state[i, :n] for state in states])) for i, n in enumerate(own)]
+            return [pool_frames(torch.stack([state[i, :n] for state in states])) for i, n in enumerate(frame_counts)]
 
-    def _prepared(self, wave: npt.NDArray[np.float32], pad_to: int) -> npt.NDArray[np.float32]:
+    def _prepare_wave(self, wave: npt.NDArray[np.float32], pad_to: int) -> npt.NDArray[np.float32]:
         """The checkpoint's own normalisation, as Wav2Vec2FeatureExtractor does it, then zeros up to pad_to."""
         if self._do_normalize:
             wave = (wave - wave.mean()) / np.sqrt(wave.var() + np.float32(1e-7))
         return np.pad(wave, (0, max(0, pad_to - len(wave)))).astype(np.float32, copy=False)
 
-    def _frames(self, length: int) -> int:
+    def _count_frames(self, length: int) -> int:
         for kernel, stride in zip(self._kernels, self._strides, strict=True):
             length = (length - kernel) // stride + 1
         return length
 
 
-def padded(frames: int) -> int:
+def round_up_frames(frames: int) -> int:
     """A multiple of 16, beyond 512 frames of an eighth of the power of two below: each shape costs 4 MB and 50 ms.
 
-    >>> [padded(frames) for frames in (1, 200, 512, 513, 1_025)]
+    >>> [round_up_frames(frames) for frames in (1, 200, 512, 513, 1_025)]
     [16, 208, 512, 576, 1152]
     """
-    return multiple(frames, 16 if frames <= 512 else 1 << (frames - 1).bit_length() - 4)
+    return round_up(frames, 16 if frames <= 512 else 1 << (frames - 1).bit_length() - 4)

@@ -18,19 +18,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from embedkit.encoders.hubert.frames import FRAMES, multiple, samples
+from embedkit.encoders.hubert.frames import FRAME_MULTIPLE, count_samples, round_up
 
 
-def lay_out(model: Any, device: str, dtype: torch.dtype) -> Any:
+def optimise_model(model: Any, device: str, dtype: torch.dtype) -> Any:
     """transformers' model (fp32) on device and in dtype, its convolutions and linear layers laid out anew."""
     for tensor in model.parameters():
         tensor.data = tensor.data.clone()  # else a few small ones would keep the whole checkpoint mapped
     model.feature_extractor = FeatureExtractor(model.feature_extractor, device, dtype)
     embedding = model.encoder.pos_conv_embed
-    if packs(device) and hasattr(embedding, "conv"):
-        embedding.conv, embedding.activation = positional(embedding, dtype), nn.Identity()
+    if has_onednn(device) and hasattr(embedding, "conv"):
+        embedding.conv, embedding.activation = make_positional_convolution(embedding, dtype), nn.Identity()
     model.to(device=device, dtype=dtype)
-    if not packs(device):
+    if not has_onednn(device):
         return model
     for module in list(model.modules()):
         if hasattr(module, "torch_multi_head_self_attention"):
@@ -44,28 +44,28 @@ def lay_out(model: Any, device: str, dtype: torch.dtype) -> Any:
     return model
 
 
-def packs(device: str) -> bool:
+def has_onednn(device: str) -> bool:
     """Whether oneDNN's products are to be had."""
     if device != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     return hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def packed(weight: Tensor) -> Tensor:
+def pack_weight(weight: Tensor) -> Tensor:
     """weight [out, in] as oneDNN's `product` likes it best; no other function takes it."""
     return cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(weight))
 
 
-def product(rows: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
+def apply_linear(rows: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
     """rows [..., in] to rows @ weight.T + bias [..., out], and GELU of that if asked for. weight: dense or `packed`."""
-    if packs(rows.device.type):
+    if has_onednn(rows.device.type):
         name = "gelu" if gelu else "none"
         return cast(Tensor, torch.ops.mkldnn._linear_pointwise(rows, weight, bias, name, [], "none"))
     out = F.linear(rows, weight, bias)
-    return gelu_(out) if gelu else out
+    return apply_gelu_(out) if gelu else out
 
 
-def gelu_(hidden: Tensor) -> Tensor:
+def apply_gelu_(hidden: Tensor) -> Tensor:
     """In place: fresh memory costs more than the function."""
     return cast(Tensor, torch.ops.aten.gelu_(hidden))
 
@@ -79,10 +79,10 @@ class Linear(nn.Module):
 
     def __init__(self, linear: nn.Linear, gelu: bool) -> None:
         super().__init__()
-        self.weight, self.bias, self.gelu = packed(linear.weight.detach()), linear.bias.detach(), gelu
+        self.weight, self.bias, self.gelu = pack_weight(linear.weight.detach()), linear.bias.detach(), gelu
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return product(hidden, self.weight, self.bias, self.gelu)
+        return apply_linear(hidden, self.weight, self.bias, self.gelu)
 
 
 class FeatureExtractor(nn.Module):
@@ -105,7 +105,7 @@ class FeatureExtractor(nn.Module):
         self.dtype = dtype
         layers = list(original.conv_layers)
         kernels, strides = ([getattr(layer.conv, of)[0] for layer in layers] for of in ("kernel_size", "stride"))
-        self.field, self.hop = samples(1, kernels, strides), math.prod(strides)  # of a frame
+        self.field, self.hop = count_samples(1, kernels, strides), math.prod(strides)  # of a frame
         norms_clip = isinstance(getattr(layers[0], "layer_norm", None), nn.GroupNorm)
         self.first = FirstConvolution(layers.pop(0), device) if norms_clip else None
         self.rest = nn.ModuleList(Convolution(layer, device, dtype) for layer in layers)
@@ -113,8 +113,8 @@ class FeatureExtractor(nn.Module):
     def forward(self, signal: Tensor) -> Tensor:
         first = self.first and self.first.of(signal, self.lengths, self.dtype)
         parts = []
-        for heard in self.parts(signal):
-            hidden = first(heard) if first else heard[:, :, None].to(self.dtype)
+        for segment in self.parts(signal):
+            hidden = first(segment) if first else segment[:, :, None].to(self.dtype)
             for layer in self.rest:
                 hidden = layer(hidden)
             parts.append(hidden)
@@ -126,7 +126,7 @@ class FeatureExtractor(nn.Module):
         """The sound of equally many frames each (but the last), a multiple of FRAMES."""
         frames = (signal.shape[1] - self.field) // self.hop + 1
         count = -(-frames // self.PART[self.dtype]) if signal.device.type == "cpu" else 1
-        width = multiple(-(-frames // count), FRAMES)
+        width = round_up(-(-frames // count), FRAME_MULTIPLE)
         for start in range(0, frames, width):
             last = min(start + width, frames) - 1
             yield signal[:, start * self.hop : last * self.hop + self.field]
@@ -153,24 +153,24 @@ class FirstConvolution(nn.Module):
     def of(self, signal: Tensor, lengths: Tensor, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
         """The layer for a batch of whole clips, to be called with parts of them."""
         folded = [
-            [of.to(dtype) for of in self.folded(windows[: (length - self.kernel) // self.stride + 1].double())]
-            for windows, length in zip(self.windows(signal), lengths.tolist(), strict=True)
+            [of.to(dtype) for of in self.fold_norm(windows[: (length - self.kernel) // self.stride + 1].double())]
+            for windows, length in zip(self.slice_windows(signal), lengths.tolist(), strict=True)
         ]
         gelu = is_gelu(self.activation)
 
         def convolve(heard: Tensor) -> Tensor:
-            pairs = zip(self.windows(heard.to(dtype)), folded, strict=True)
-            clips = [product(windows, weight, bias, gelu) for windows, (weight, bias) in pairs]
+            pairs = zip(self.slice_windows(heard.to(dtype)), folded, strict=True)
+            clips = [apply_linear(windows, weight, bias, gelu) for windows, (weight, bias) in pairs]
             out = torch.stack(clips) if len(clips) > 1 else clips[0][None]
             return out if gelu else cast(Tensor, self.activation(out))
 
         return convolve
 
-    def windows(self, signal: Tensor) -> Tensor:
+    def slice_windows(self, signal: Tensor) -> Tensor:
         """[batch, frame, kernel]"""
         return signal.unfold(-1, self.kernel, self.stride)
 
-    def folded(self, windows: Tensor) -> tuple[Tensor, Tensor]:
+    def fold_norm(self, windows: Tensor) -> tuple[Tensor, Tensor]:
         """Weight [channel, kernel] and bias [channel] that hold the norm over a clip's own windows [frame, kernel]."""
         mean = windows.mean(0)
         centred = windows - mean
@@ -185,7 +185,8 @@ class Convolution(nn.Module):
     The frames under a kernel lie side by side in memory: they are one row of a matrix, and the convolution is a product
     whose rows overlap. oneDNN wants a copy of such rows, which in bf16 costs less than it saves. In fp32 it does not:
     there `stride` positions of the kernel are taken at a time, so that a row begins where the one before it ends, and a
-    kernel of 2 or 3 with stride 2 is one or two products without a copy. Most of a clip takes fewer: see `by_threes`.
+    kernel of 2 or 3 with stride 2 is one or two products without a copy. Most of a clip takes fewer: see
+    `convolve_by_threes`.
     """
 
     def __init__(self, layer: Any, device: str, dtype: torch.dtype) -> None:
@@ -195,8 +196,8 @@ class Convolution(nn.Module):
         self.bias = None if layer.conv.bias is None else layer.conv.bias.detach().to(device, dtype)
         weight = layer.conv.weight.detach().to(device, dtype).permute(2, 1, 0)  # [kernel, in, out]
         self.packed, self.weights = None, []  # plain attributes: packed weights know no conversion
-        if packs(device) and dtype == torch.bfloat16:
-            self.packed = packed(weight.flatten(0, 1).t())
+        if has_onednn(device) and dtype == torch.bfloat16:
+            self.packed = pack_weight(weight.flatten(0, 1).t())
         else:
             self.weights = [part.flatten(0, 1).contiguous() for part in weight.split(self.stride)]
         self.halves: list[Tensor] = []
@@ -206,10 +207,14 @@ class Convolution(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         gelu = self.norm is None and is_gelu(self.activation)
         if self.packed is not None:
-            out = product(self.rows(hidden, 0, self.kernel), self.packed, self.bias, gelu)
+            out = apply_linear(self.rows(hidden, 0, self.kernel), self.packed, self.bias, gelu)
         else:
-            out = self.by_threes(hidden[0])[None] if self.halves and len(hidden) == 1 else self.by_strides(hidden)
-            out = gelu_(out) if gelu else out
+            out = (
+                self.convolve_by_threes(hidden[0])[None]
+                if self.halves and len(hidden) == 1
+                else self.convolve_by_strides(hidden)
+            )
+            out = apply_gelu_(out) if gelu else out
         if gelu:
             return out
         return cast(Tensor, self.activation(out if self.norm is None else self.norm(out)))
@@ -220,7 +225,7 @@ class Convolution(nn.Module):
         size = batch, (frames - self.kernel) // self.stride + 1, count * channels
         return hidden[:, first:].as_strided(size, (hidden.stride(0), self.stride * channels, 1))
 
-    def by_strides(self, hidden: Tensor) -> Tensor:
+    def convolve_by_strides(self, hidden: Tensor) -> Tensor:
         out = torch.empty(0)
         for i, weight in enumerate(self.weights):
             rows = self.rows(hidden, i * self.stride, len(weight) // hidden.shape[2])
@@ -228,7 +233,7 @@ class Convolution(nn.Module):
             out = out.addmm_(flat, weight) if i else F.linear(flat, weight.t(), self.bias)
         return out.view(*rows.shape[:2], -1)
 
-    def by_threes(self, clip: Tensor) -> Tensor:
+    def convolve_by_threes(self, clip: Tensor) -> Tensor:
         """One clip [frame, channel] through a kernel of 3 with stride 2 by 7 products for each 3 frames, not 9.
 
         The outer two weights only ever meet even frames a, b, c, d...: three results by two weights take 4 products
@@ -240,19 +245,19 @@ class Convolution(nn.Module):
         count = len(out) // 3
         a, b, c, d = (clip[place::6][:count] for place in (0, 2, 4, 6))
         part = out[: 3 * count]
-        of = part.view(count, 3, outer.shape[1])
+        triples = part.view(count, 3, outer.shape[1])
         half, other = F.linear(b + c, plus.t(), self.bias), (c - b) @ minus
         for place, combine in enumerate((torch.add, torch.sub, torch.add)):
-            combine(half, other, out=of[:, place])
-        of[:, 0].addmm_(a - c, first)
-        of[:, 2].addmm_(d - b, last)
+            combine(half, other, out=triples[:, place])
+        triples[:, 0].addmm_(a - c, first)
+        triples[:, 2].addmm_(d - b, last)
         part.addmm_(clip[1::2][: 3 * count], odd)
         if len(out) > 3 * count:
-            out[3 * count :] = self.by_strides(clip[None, 6 * count :])[0]
+            out[3 * count :] = self.convolve_by_strides(clip[None, 6 * count :])[0]
         return out
 
 
-def positional(embedding: Any, dtype: torch.dtype) -> nn.Module:
+def make_positional_convolution(embedding: Any, dtype: torch.dtype) -> nn.Module:
     """The convolution over positions and its activation. oneDNN's results are wrong for groups below 16 channels."""
     if dtype == torch.bfloat16 and embedding.conv.in_channels // embedding.conv.groups >= 16:
         return PositionalConvolution(embedding)
@@ -284,13 +289,13 @@ class FourierConvolution(nn.Module):
         step = self.segment - self.kernel + 1
         segments = -(-frames // step)
         missing = (segments - 1) * step + self.segment - self.padding - hidden.shape[2]
-        heard = F.pad(hidden.float(), (self.padding, missing)).unfold(2, self.segment, step)
-        spectra = torch.fft.rfft(heard).unflatten(1, (self.groups, -1))  # [batch, group, in, segment, frequency]
+        windows = F.pad(hidden.float(), (self.padding, missing)).unfold(2, self.segment, step)
+        spectra = torch.fft.rfft(windows).unflatten(1, (self.groups, -1))  # [batch, group, in, segment, frequency]
         rows = spectra.permute(4, 1, 0, 3, 2).reshape(len(self.spectra), batch * segments, -1)
         spectra = torch.bmm(rows, self.spectra).view(-1, self.groups, batch, segments, rows.shape[2])
         out = torch.fft.irfft(spectra.permute(2, 1, 4, 3, 0).flatten(1, 2), self.segment)[..., :step]
         out = (out.flatten(2)[:, :, :frames] + self.bias[:, None]).to(hidden.dtype)
-        return gelu_(out) if is_gelu(self.activation) else cast(Tensor, self.activation(out))
+        return apply_gelu_(out) if is_gelu(self.activation) else cast(Tensor, self.activation(out))
 
 
 class PositionalConvolution(nn.Module):
@@ -309,10 +314,10 @@ class PositionalConvolution(nn.Module):
         # `conv.weight` computes the weight norm, which transformers does anew for each clip.
         weight = conv.weight.detach()[:, :, None].bfloat16().contiguous(memory_format=torch.channels_last)
         self.bias = conv.bias.detach().bfloat16()
-        self.how = (0, 0), (1, 1), (1, 1), conv.groups  # padding, stride, dilation
+        self.conv_arguments = (0, 0), (1, 1), (1, 1), conv.groups  # padding, stride, dilation
         self.weights = {
             width: torch.ops.mkldnn._reorder_convolution_weight(
-                weight, *self.how, (1, conv.in_channels, 1, width + self.kernel - 1)
+                weight, *self.conv_arguments, (1, conv.in_channels, 1, width + self.kernel - 1)
             )
             for width in self.WIDTHS
         }
@@ -330,8 +335,8 @@ class PositionalConvolution(nn.Module):
         for start in range(0, frames, longest):
             width = next(w for w in self.WIDTHS if w >= min(frames - start, longest))
             first, last = start - self.padding, start - self.padding + width + self.kernel - 1
-            heard = F.pad(clip[max(0, first) : last], (0, 0, max(0, -first), max(0, last - len(clip))))
+            inputs = F.pad(clip[max(0, first) : last], (0, 0, max(0, -first), max(0, last - len(clip))))
             out = torch.ops.mkldnn._convolution_pointwise(
-                heard.t()[None, :, None], self.weights[width], self.bias, *self.how, attribute, [], "none"
+                inputs.t()[None, :, None], self.weights[width], self.bias, *self.conv_arguments, attribute, [], "none"
             )
             yield out[0, :, 0].t()

@@ -8,8 +8,16 @@ small.py   weights in 4 bits
 
 from __future__ import annotations
 
-from embedkit.export.quantize._graph import SMALLEST, in_8_bits, outputs_of, quantized
-from embedkit.export.quantize._promises import check, counts
+from embedkit.export.quantize._graph import SMALLEST, compute_tensors, quantize_to_8_bits, quantize_weight
+from embedkit.export.quantize._promises import check_profile, count_weights
 from embedkit.export.quantize.profiles import PROFILES
 
-__all__ = ["PROFILES", "SMALLEST", "check", "counts", "in_8_bits", "outputs_of", "quantized"]
+__all__ = [
+    "PROFILES",
+    "SMALLEST",
+    "check_profile",
+    "compute_tensors",
+    "count_weights",
+    "quantize_to_8_bits",
+    "quantize_weight",
+]

@@ -18,38 +18,40 @@ Array = npt.NDArray[np.float32]
 Wave = Array  # [samples], 16 kHz
 
 
-def in_8_bits(model: onnx.ModelProto) -> onnx.ModelProto:
+def quantize_to_8_bits(model: onnx.ModelProto) -> onnx.ModelProto:
     """int8 weights, symmetric, one scale an output channel, each with a DequantizeLinear before its use."""
-    result = copied(model)
+    result = copy_model(model)
     graph = result.graph
     kept = {tensor.name: tensor for tensor in graph.initializer}
     nodes = []
-    for name, axis in sorted(weights(graph).items()):
+    for name, axis in sorted(find_large_weights(graph).items()):
         weight = numpy_helper.to_array(kept.pop(name))
-        whole, scale = quantized(weight, axis)
+        whole, scale = quantize_weight(weight, axis)
         for suffix, array in ((":int8", whole), (":scale", scale)):
             kept[name + suffix] = numpy_helper.from_array(array, name + suffix)
-        back = helper.make_node("DequantizeLinear", [name + ":int8", name + ":scale"], [name], f"DQ:{name}", axis=axis)
-        nodes.append(back)
+        dequantize = helper.make_node(
+            "DequantizeLinear", [name + ":int8", name + ":scale"], [name], f"DQ:{name}", axis=axis
+        )
+        nodes.append(dequantize)
     nodes.extend(graph.node)
-    replace(graph, nodes, kept.values())
+    replace_nodes(graph, nodes, kept.values())
     return result
 
 
-def quantized(weight: Array, axis: int) -> tuple[npt.NDArray[np.int8], Array]:
+def quantize_weight(weight: Array, axis: int) -> tuple[npt.NDArray[np.int8], Array]:
     """int8 of the same shape in -127..127 and one float32 scale for each index of `axis`."""
     others = tuple(i for i in range(weight.ndim) if i != axis)
     scale = (np.abs(weight).max(axis=others) / 127).astype(np.float32)
     scale[scale == 0] = 1.0
-    whole = np.rint(weight / _spread(scale, weight.ndim, axis))
+    whole = np.rint(weight / _align_scale(scale, weight.ndim, axis))
     return np.clip(whole, -127, 127).astype(np.int8), scale
 
 
-def _spread(scale: Array, ndim: int, axis: int) -> Array:
+def _align_scale(scale: Array, ndim: int, axis: int) -> Array:
     return scale.reshape([-1 if i == axis else 1 for i in range(ndim)])
 
 
-def weights(graph: onnx.GraphProto) -> dict[str, int]:
+def find_large_weights(graph: onnx.GraphProto) -> dict[str, int]:
     """{initializer: its axis of output channels} of every large weight that a Conv, MatMul or Gemm multiplies by, and
     of every table that is added, or a part of it."""
     sizes = {t.name: t.dims for t in graph.initializer if t.data_type == TensorProto.FLOAT}
@@ -57,13 +59,13 @@ def weights(graph: onnx.GraphProto) -> dict[str, int]:
     found = {}
     for node in graph.node:
         if len(node.input) > 1 and node.input[1] in large and node.op_type in ("Conv", "MatMul", "Gemm"):
-            found[node.input[1]] = 0 if node.op_type == "Conv" or attributes(node).get("transB") else 1
+            found[node.input[1]] = 0 if node.op_type == "Conv" or read_attributes(node).get("transB") else 1
         elif node.op_type in ("Add", "Slice"):  # a table of positions, whole or its beginning; biases are small
             found |= {name: 1 for name in node.input if name in large and len(sizes[name]) == 2}
     return found
 
 
-def corrected(model: onnx.ModelProto, plain: onnx.ModelProto, waves: Sequence[Wave]) -> onnx.ModelProto:
+def correct_shift(model: onnx.ModelProto, plain: onnx.ModelProto, waves: Sequence[Wave]) -> onnx.ModelProto:
     """The quantized graph with the mean shift of its embedding on the clips taken back, before the head.
 
     Rounding moves the embeddings of all clips the same way to a good part: a constant takes that back for nothing.
@@ -71,10 +73,10 @@ def corrected(model: onnx.ModelProto, plain: onnx.ModelProto, waves: Sequence[Wa
     if not waves:
         return model
     ours, exact = (
-        np.mean([found["embedding"][0] for found in outputs_of(each, ["embedding"], waves)], 0, dtype=np.float64)
+        np.mean([found["embedding"][0] for found in compute_tensors(each, ["embedding"], waves)], 0, dtype=np.float64)
         for each in (model, plain)
     )
-    result = copied(model)
+    result = copy_model(model)
     graph, name = result.graph, "embedding:uncorrected"
     shift = numpy_helper.from_array(np.asarray(exact - ours, np.float32), "embedding:shift")
     nodes = []
@@ -83,22 +85,22 @@ def corrected(model: onnx.ModelProto, plain: onnx.ModelProto, waves: Sequence[Wa
         if "embedding" in node.output:
             node.output[:] = [name if output == "embedding" else output for output in node.output]
             nodes.append(helper.make_node("Add", [name, shift.name], ["embedding"], "Correct"))
-    replace(graph, nodes, [*graph.initializer, shift])
+    replace_nodes(graph, nodes, [*graph.initializer, shift])
     return result
 
 
-def copied(model: onnx.ModelProto) -> onnx.ModelProto:
+def copy_model(model: onnx.ModelProto) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     return copy
 
 
-def attributes(node: onnx.NodeProto) -> dict[str, Any]:
+def read_attributes(node: onnx.NodeProto) -> dict[str, Any]:
     """{name: value} of a node's attributes."""
     return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
-def replace(graph: onnx.GraphProto, nodes: Iterator[onnx.NodeProto] | list[onnx.NodeProto], tensors: Any) -> None:
+def replace_nodes(graph: onnx.GraphProto, nodes: Iterator[onnx.NodeProto] | list[onnx.NodeProto], tensors: Any) -> None:
     """Give the graph these nodes, and those of these initializers that they use. What was inferred is forgotten."""
     nodes = list(nodes)
     used = {name for node in nodes for name in node.input}
@@ -108,18 +110,20 @@ def replace(graph: onnx.GraphProto, nodes: Iterator[onnx.NodeProto] | list[onnx.
     graph.node.extend(nodes)
 
 
-def outputs_of(model: onnx.ModelProto, names: Sequence[str], waves: Iterable[Wave]) -> Iterator[dict[str, Array]]:
+def compute_tensors(model: onnx.ModelProto, names: Sequence[str], waves: Iterable[Wave]) -> Iterator[dict[str, Array]]:
     """The values of some of a graph's tensors, clip by clip."""
     import onnxruntime
 
-    from embedkit.runtime.model import options
+    from embedkit.runtime.model import make_session_options
 
     if not names:
         return
-    whole = copied(model)
+    whole = copy_model(model)
     del whole.graph.output[:]
     whole.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    session = onnxruntime.InferenceSession(whole.SerializeToString(), options(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        whole.SerializeToString(), make_session_options(), providers=["CPUExecutionProvider"]
+    )
     for wave in waves:
         found = session.run(list(names), {"signal": wave[None], "lengths": np.array([len(wave)])})
         yield dict(zip(names, found, strict=True))

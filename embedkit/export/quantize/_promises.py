@@ -10,17 +10,17 @@ import onnx
 from onnx import TensorProto, helper
 
 from embedkit.errors import EmbedkitError
-from embedkit.export.quantize._graph import PRODUCTS, TABLES, attributes, weights
+from embedkit.export.quantize._graph import PRODUCTS, TABLES, find_large_weights, read_attributes
 
 
-def counts(model: onnx.ModelProto) -> dict[str, dict[str, int]]:
+def count_weights(model: onnx.ModelProto) -> dict[str, dict[str, int]]:
     """What a graph holds: {"nodes": weights of 8 or 4 bits by kind, "four_bit": those of 4, "integer": products in
     integers by kind, "bytes": weights' bytes by "kind dtype"}.
 
     Kinds: convolution, positional convolution, linear, head, table, other (biases, norms, scales).
     """
     found: dict[str, Counter[str]] = {key: Counter() for key in ("nodes", "four_bit", "integer", "bytes")}
-    kinds = _kinds(model.graph)
+    kinds = _classify_weights(model.graph)
     for tensor in model.graph.initializer:
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
         kind = kinds.get(tensor.name.rpartition(":")[0] or tensor.name, kinds.get(tensor.name, "other"))
@@ -29,28 +29,28 @@ def counts(model: onnx.ModelProto) -> dict[str, dict[str, int]]:
             found["nodes"][kind] += 1
             found["four_bit"][kind] += four
         found["bytes"][f"{kind} {dtype}"] += len(tensor.raw_data)
-    found["integer"].update(kind for node, kind in _products(model.graph) if node.op_type == "MatMulInteger")
+    found["integer"].update(kind for node, kind in _find_products(model.graph) if node.op_type == "MatMulInteger")
     return {key: dict(sorted((+each).items())) for key, each in found.items()}
 
 
-def _kinds(graph: onnx.GraphProto) -> dict[str, str]:
+def _classify_weights(graph: onnx.GraphProto) -> dict[str, str]:
     """{weight: its kind}, by the node that uses it."""
-    used = {node.input[1]: kind for node, kind in _products(graph)}
+    used = {node.input[1]: kind for node, kind in _find_products(graph)}
     back = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
     return dict.fromkeys(back, "table") | used
 
 
-def _products(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, str]]:
+def _find_products(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, str]]:
     """Every product by a weight, and its kind."""
     for node in graph.node:
         if node.op_type in PRODUCTS and not node.input[1].endswith(TABLES):
-            yield node, _kind(node)
+            yield node, _classify_product(node)
 
 
-def _kind(node: onnx.NodeProto) -> str:
+def _classify_product(node: onnx.NodeProto) -> str:
     if node.name.startswith("head/"):
         return "head"
-    if attributes(node).get("group", 1) > 1 or ":group" in node.name:
+    if read_attributes(node).get("group", 1) > 1 or ":group" in node.name:
         return "positional convolution"
     return "convolution" if node.op_type == "Conv" or "Conv_" in node.name else "linear"
 
@@ -58,18 +58,18 @@ def _kind(node: onnx.NodeProto) -> str:
 PROMISES = {"speed": ("integer", "product in integers"), "small": ("four_bit", "weight in 4 bits")}
 
 
-def check(model: onnx.ModelProto, profile: str) -> dict[str, dict[str, int]]:
+def check_profile(model: onnx.ModelProto, profile: str) -> dict[str, dict[str, int]]:
     """The counts of a finished graph; EmbedkitError where it is not what the profile promises.
 
     No profile but `float` leaves a large weight in float32; see PROMISES.
     """
-    found = counts(model)
+    found = count_weights(model)
     if profile == "float":
         return found
-    left, held = len(weights(model.graph)), sum(found["nodes"].values())
-    if left or not held:
+    unquantized, quantized_weights = len(find_large_weights(model.graph)), sum(found["nodes"].values())
+    if unquantized or not quantized_weights:
         raise EmbedkitError(
-            f"profile '{profile}' holds {held} 8-bit weights and {left} large ones in"
+            f"profile '{profile}' holds {quantized_weights} 8-bit weights and {unquantized} large ones in"
             " float32, expected all in 8 bits or less: the export is broken, please report it"
         )
     key, what = PROMISES.get(profile, ("nodes", ""))

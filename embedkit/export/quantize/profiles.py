@@ -12,37 +12,37 @@ from collections.abc import Callable, Sequence
 
 import onnx
 
-from embedkit.export.quantize._graph import Wave, corrected, in_8_bits
+from embedkit.export.quantize._graph import Wave, correct_shift, quantize_to_8_bits
 
 
-def as_float(model: onnx.ModelProto, _: Sequence[Wave] = ()) -> onnx.ModelProto:
+def keep_float(model: onnx.ModelProto, _: Sequence[Wave] = ()) -> onnx.ModelProto:
     """float: nothing is changed."""
     return model
 
 
-def as_size(model: onnx.ModelProto, waves: Sequence[Wave] = ()) -> onnx.ModelProto:
+def quantize_for_size(model: onnx.ModelProto, waves: Sequence[Wave] = ()) -> onnx.ModelProto:
     """size: all arithmetic stays in float32."""
-    return corrected(in_8_bits(model), model, waves)
+    return correct_shift(quantize_to_8_bits(model), model, waves)
 
 
-def as_speed(model: onnx.ModelProto, waves: Sequence[Wave] = ()) -> onnx.ModelProto:
+def quantize_for_speed(model: onnx.ModelProto, waves: Sequence[Wave] = ()) -> onnx.ModelProto:
     """speed: linear layers and wide convolutions are computed in 8-bit integers."""
     from embedkit.export.quantize import speed
 
-    return corrected(in_8_bits(speed.integer_products(model)), model, waves)
+    return correct_shift(quantize_to_8_bits(speed.integer_products(model)), model, waves)
 
 
-def as_small(model: onnx.ModelProto, waves: Sequence[Wave] = ()) -> onnx.ModelProto:
+def quantize_for_small(model: onnx.ModelProto, waves: Sequence[Wave] = ()) -> onnx.ModelProto:
     """small: weights in 4 bits where they divide into blocks, the rest in 8; all arithmetic stays in float32."""
     from embedkit.export.quantize import small
 
-    return corrected(in_8_bits(small.in_4_bits(model, waves)), model, waves)
+    return correct_shift(quantize_to_8_bits(small.quantize_to_4_bits(model, waves)), model, waves)
 
 
 # From a float graph, and some clips to calibrate on, to the final graph. Without clips nothing is fitted to any.
 PROFILES: dict[str, Callable[..., onnx.ModelProto]] = {
-    "float": as_float,
-    "size": as_size,
-    "speed": as_speed,
-    "small": as_small,
+    "float": keep_float,
+    "size": quantize_for_size,
+    "speed": quantize_for_speed,
+    "small": quantize_for_small,
 }

@@ -15,10 +15,18 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from embedkit.export.quantize._graph import Array, Wave, attributes, copied, outputs_of, replace, weights
+from embedkit.export.quantize._graph import (
+    Array,
+    Wave,
+    compute_tensors,
+    copy_model,
+    find_large_weights,
+    read_attributes,
+    replace_nodes,
+)
 
 BLOCK = 128  # weights that share a scale
-LEAST, MOST = -8, 7  # of 4 bits
+LOWEST, HIGHEST = -8, 7  # of 4 bits
 INT4 = helper.tensor_dtype_to_np_dtype(TensorProto.INT4)
 SHARES = np.linspace(1.0, 0.6, 17)  # of a block's largest weight: what is tried as its scale
 ROWS = 600  # of a layer's inputs, at most, of a clip: neighbours say nearly the same
@@ -27,7 +35,7 @@ DAMPING = 0.01  # of the mean diagonal, as in the paper
 WIDEST = 4096  # inputs: beyond it the second moments would cost more than they are worth
 
 Moments = npt.NDArray[np.float64]
-Whole = npt.NDArray[np.int8]
+Int8Array = npt.NDArray[np.int8]
 
 
 @dataclass(frozen=True)
@@ -50,20 +58,20 @@ class Layer:
         return str(self.node.input[0])
 
     @property
-    def sees(self) -> str:
+    def input_key(self) -> str:
         """What layers with the same inputs have in common."""
-        return f"{self.node.op_type} {self.node.input[0]} {sorted(attributes(self.node).items())}"
+        return f"{self.node.op_type} {self.node.input[0]} {sorted(read_attributes(self.node).items())}"
 
     @property
-    def measured(self) -> bool:
+    def is_measurable(self) -> bool:
         """Whether its inputs are few enough, and the same for all outputs."""
-        return len(self.matrix(self.weight)) <= WIDEST and attributes(self.node).get("group", 1) == 1
+        return len(self.as_matrix(self.weight)) <= WIDEST and read_attributes(self.node).get("group", 1) == 1
 
-    def matrix(self, values: npt.NDArray) -> npt.NDArray:  # type: ignore[type-arg]
+    def as_matrix(self, values: npt.NDArray) -> npt.NDArray:  # type: ignore[type-arg]
         """[input, output]; of a convolution the inputs are channel * kernel."""
         return values if self.node.op_type == "MatMul" else values.reshape(len(values), -1).T
 
-    def back(self, matrix: Whole) -> Whole:
+    def from_matrix(self, matrix: Int8Array) -> Int8Array:
         return matrix if self.node.op_type == "MatMul" else np.ascontiguousarray(matrix.T).reshape(self.weight.shape)
 
     def inputs(self, value: Array, samples: int) -> Array:
@@ -71,39 +79,41 @@ class Layer:
         if self.node.op_type == "MatMul":
             rows = value.reshape(-1, value.shape[-1])[: samples // FRAME + 1]
             return rows[:: max(1, len(rows) // ROWS)]
-        said = attributes(self.node)
-        padded = np.pad(value[0], ((0, 0), tuple(said.get("pads", (0, 0)))))
+        settings = read_attributes(self.node)
+        padded = np.pad(value[0], ((0, 0), tuple(settings.get("pads", (0, 0)))))
         windows = np.lib.stride_tricks.sliding_window_view(padded, self.weight.shape[2], 1)
-        windows = windows[:, :: said.get("strides", [1])[0]]  # [channel, window, kernel]
+        windows = windows[:, :: settings.get("strides", [1])[0]]  # [channel, window, kernel]
         windows = windows[:, :: max(1, windows.shape[1] // ROWS)]
         return windows.transpose(1, 0, 2).reshape(windows.shape[1], -1)
 
 
-def in_4_bits(model: onnx.ModelProto, waves: Sequence[Wave]) -> onnx.ModelProto:
+def quantize_to_4_bits(model: onnx.ModelProto, waves: Sequence[Wave]) -> onnx.ModelProto:
     """The graph with the weights of its linear layers and convolutions in 4 bits, each with a DequantizeLinear.
 
     The head, the first convolution and what else does not divide into blocks are left as they are.
     """
-    result = copied(model)
+    result = copy_model(model)
     graph = result.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    layers = _layers(graph, tensors)
-    moments = _moments(model, layers, waves)
+    layers = _find_layers(graph, tensors)
+    moments = _measure_moments(model, layers, waves)
     nodes = []
     for name, layer in layers.items():
-        whole, scale = rounded(layer, moments.get(name))
+        whole, scale = round_layer(layer, moments.get(name))
         del tensors[name]
         tensors[name + ":int4"] = numpy_helper.from_array(whole.astype(INT4), name + ":int4")
         tensors[name + ":scale"] = numpy_helper.from_array(scale, name + ":scale")
         parts = [name + ":int4", name + ":scale"]
-        back = helper.make_node("DequantizeLinear", parts, [name], f"DQ:{name}", axis=layer.axis, block_size=BLOCK)
-        nodes.append(back)
-    replace(graph, [*nodes, *graph.node], tensors.values())
+        dequantize = helper.make_node(
+            "DequantizeLinear", parts, [name], f"DQ:{name}", axis=layer.axis, block_size=BLOCK
+        )
+        nodes.append(dequantize)
+    replace_nodes(graph, [*nodes, *graph.node], tensors.values())
     return result
 
 
-def _layers(graph: onnx.GraphProto, tensors: dict[str, onnx.TensorProto]) -> dict[str, Layer]:
-    large = weights(graph)
+def _find_layers(graph: onnx.GraphProto, tensors: dict[str, onnx.TensorProto]) -> dict[str, Layer]:
+    large = find_large_weights(graph)
     found: dict[str, Layer] = {}
     for node in graph.node:
         name = node.input[1] if len(node.input) > 1 else ""
@@ -114,67 +124,67 @@ def _layers(graph: onnx.GraphProto, tensors: dict[str, onnx.TensorProto]) -> dic
     return found
 
 
-def _moments(model: onnx.ModelProto, layers: dict[str, Layer], waves: Sequence[Wave]) -> dict[str, Moments]:
+def _measure_moments(model: onnx.ModelProto, layers: dict[str, Layer], waves: Sequence[Wave]) -> dict[str, Moments]:
     """{weight: second moments [input, input] of its layer's inputs over the clips}; layers of one input share them."""
-    measured = {name: layer for name, layer in layers.items() if layer.measured}
+    measured = {name: layer for name, layer in layers.items() if layer.is_measurable}
     sources = sorted({layer.source for layer in measured.values()})
-    different = {layer.sees: layer for layer in measured.values()}
+    different = {layer.input_key: layer for layer in measured.values()}
     sums: dict[str, Moments] = {}
-    for wave, values in zip(waves, outputs_of(model, sources, waves), strict=bool(sources)):
-        for sees, layer in different.items():
+    for wave, values in zip(waves, compute_tensors(model, sources, waves), strict=bool(sources)):
+        for key, layer in different.items():
             rows = layer.inputs(values[layer.source], len(wave))
-            sums[sees] = sums.get(sees, 0) + (rows.T @ rows).astype(np.float64)
-    return {name: sums[layer.sees] for name, layer in measured.items() if sums}
+            sums[key] = sums.get(key, 0) + (rows.T @ rows).astype(np.float64)
+    return {name: sums[layer.input_key] for name, layer in measured.items() if sums}
 
 
-def rounded(layer: Layer, moments: Moments | None) -> tuple[Whole, Array]:
+def round_layer(layer: Layer, moments: Moments | None) -> tuple[Int8Array, Array]:
     """Whole numbers -8..7 of the weight's shape and the scale of each block.
 
     moments: of the layer's inputs; None: every weight goes to its nearest step.
     """
-    scale = scales(layer.weight, layer.axis)
+    scale = choose_scales(layer.weight, layer.axis)
     step = np.repeat(scale, BLOCK, layer.axis)
     if moments is None:
-        return _nearest(layer.weight / step), scale
-    return layer.back(compensated(layer.matrix(layer.weight), layer.matrix(step), moments)), scale
+        return _round_to_nearest(layer.weight / step), scale
+    return layer.from_matrix(round_compensating(layer.as_matrix(layer.weight), layer.as_matrix(step), moments)), scale
 
 
-def _nearest(value: npt.NDArray[np.floating]) -> Whole:
-    whole: Whole = np.clip(np.rint(value), LEAST, MOST).astype(np.int8)
+def _round_to_nearest(value: npt.NDArray[np.floating]) -> Int8Array:
+    whole: Int8Array = np.clip(np.rint(value), LOWEST, HIGHEST).astype(np.int8)
     return whole
 
 
-def scales(weight: Array, axis: int) -> Array:
+def choose_scales(weight: Array, axis: int) -> Array:
     """Of each block the scale with the least squared error among some: clipping a few large weights can pay."""
     shape, inner = list(weight.shape), axis + 1
     blocks = weight.reshape([*shape[:axis], shape[axis] // BLOCK, BLOCK, *shape[inner:]])
-    full = np.maximum(blocks.max(inner) / MOST, blocks.min(inner) / LEAST)
+    full = np.maximum(blocks.max(inner) / HIGHEST, blocks.min(inner) / LOWEST)
     full[full <= 0] = 1.0
     best, least = full, np.full(full.shape, np.inf)
     for share in SHARES:
         step = np.expand_dims(full * share, inner)
-        error = ((_nearest(blocks / step) * step - blocks) ** 2).sum(inner)
+        error = ((_round_to_nearest(blocks / step) * step - blocks) ** 2).sum(inner)
         best, least = np.where(error < least, full * share, best), np.minimum(error, least)
     result: Array = best.astype(np.float32)
     return result
 
 
-def compensated(weight: Array, step: Array, moments: Moments) -> Whole:
+def round_compensating(weight: Array, step: Array, moments: Moments) -> Int8Array:
     """Whole numbers [input, output], one input after the other, its error spread over those to come (GPTQ)."""
-    left, upper = weight.astype(np.float64), _upper(moments)
+    left, upper = weight.astype(np.float64), _factorize_inverse(moments)
     whole = np.empty(weight.shape, np.int8)
     for begin in range(0, len(left), BLOCK):
         end = min(begin + BLOCK, len(left))
         errors = np.empty((end - begin, weight.shape[1]))
         for i in range(begin, end):
-            whole[i] = _nearest(left[i] / step[i])
+            whole[i] = _round_to_nearest(left[i] / step[i])
             errors[i - begin] = (left[i] - whole[i] * step[i].astype(np.float64)) / upper[i, i]
             left[i + 1 : end] -= np.outer(upper[i, i + 1 : end], errors[i - begin])
         left[end:] -= upper[begin:end, end:].T @ errors
     return whole
 
 
-def _upper(moments: Moments) -> Moments:
+def _factorize_inverse(moments: Moments) -> Moments:
     """Upper Cholesky factor of the inverse of the damped moments."""
     size = len(moments)
     damped = moments + np.eye(size) * (DAMPING * np.trace(moments) / size + 1e-12)

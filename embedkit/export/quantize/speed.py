@@ -15,8 +15,15 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from embedkit.encoders.exported import leading_to
-from embedkit.export.quantize._graph import Array, attributes, copied, quantized, replace, weights
+from embedkit.encoders.exported import find_upstream_nodes
+from embedkit.export.quantize._graph import (
+    Array,
+    copy_model,
+    find_large_weights,
+    quantize_weight,
+    read_attributes,
+    replace_nodes,
+)
 
 NARROWEST = 32  # input channels: the first convolution of the waveform has one, too short a window to gain anything
 TURN = [0, 2, 1]  # [batch, channel, frame] <-> [batch, frame, channel]
@@ -24,28 +31,28 @@ TURN = [0, 2, 1]  # [batch, channel, frame] <-> [batch, frame, channel]
 
 def integer_products(model: onnx.ModelProto) -> onnx.ModelProto:
     """The graph with its linear layers and its wide convolutions in integers; the rest as it is."""
-    result = copied(model)
-    rewriting = Rewriting(result.graph)
+    result = copy_model(model)
+    rewriter = IntegerGraphRewriter(result.graph)
     for node in result.graph.node:
-        rewriting.take(node)
+        rewriter.take(node)
     for value in result.graph.output:
-        rewriting.turn_back(value.name)
-    used = leading_to({value.name for value in result.graph.output}, rewriting.nodes)
-    replace(result.graph, used, rewriting.tensors.values())
+        rewriter.put_channels_first(value.name)
+    used = find_upstream_nodes({value.name for value in result.graph.output}, rewriter.nodes)
+    replace_nodes(result.graph, used, rewriter.tensors.values())
     return result
 
 
-class Rewriting:
+class IntegerGraphRewriter:
     """Takes a graph's nodes in their order and gives new ones."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.tensors = {tensor.name: tensor for tensor in graph.initializer}
-        self.large = weights(graph)
+        self.large = find_large_weights(graph)
         self.outputs = {value.name for value in graph.output}
-        self.makers = {name: node for node in graph.node for name in node.output}
+        self.producers = {name: node for node in graph.node for name in node.output}
         self.nodes: list[onnx.NodeProto] = []
-        self.turned: dict[str, str] = {}  # tensor: the same one with frames before channels
-        self.there: set[str] = set()  # tensors that are there as they were
+        self.frames_first: dict[str, str] = {}  # tensor: the same one with frames before channels
+        self.emitted: set[str] = set()  # tensors that are there as they were
         self.rounded: dict[str, tuple[str, str, str]] = {}  # tensor: its 8 bits, scale, zero point
         self.names: dict[str, str] = {}  # tensor: another one that holds the same
 
@@ -54,63 +61,65 @@ class Rewriting:
         wide = len(node.input) > 1 and node.input[1] in self.large and not node.name.startswith("head/")
         if wide and node.op_type == "MatMul":
             self.linear(node)
-        elif wide and node.op_type == "Conv" and self._fits(node):
-            self.convolution(node)
-        elif node.op_type == "Gelu" and node.input[0] in self.turned:
-            self._turn(node.output[0])
-        elif self._only_turns(node):
-            self.names[node.output[0]] = self.turned[node.input[0]]
+        elif wide and node.op_type == "Conv" and self._suits_integers(node):
+            self.rewrite_convolution(node)
+        elif node.op_type == "Gelu" and node.input[0] in self.frames_first:
+            self._put_frames_first(node.output[0])
+        elif self._is_known_transpose(node):
+            self.names[node.output[0]] = self.frames_first[node.input[0]]
         else:
             for name in node.input:
-                self.turn_back(name)
+                self.put_channels_first(name)
             self.nodes.append(node)
-            self.there.update(node.output)
+            self.emitted.update(node.output)
 
-    def _only_turns(self, node: onnx.NodeProto) -> bool:
-        if node.op_type != "Transpose" or attributes(node)["perm"] != TURN:
+    def _is_known_transpose(self, node: onnx.NodeProto) -> bool:
+        if node.op_type != "Transpose" or read_attributes(node)["perm"] != TURN:
             return False
-        return node.input[0] in self.turned and node.output[0] not in self.outputs
+        return node.input[0] in self.frames_first and node.output[0] not in self.outputs
 
-    def _fits(self, node: onnx.NodeProto) -> bool:
+    def _suits_integers(self, node: onnx.NodeProto) -> bool:
         _, channels, *kernel = self.tensors[node.input[1]].dims
-        said = attributes(node)
-        return len(kernel) == 1 and channels >= NARROWEST and set(said.get("dilations", [1])) == {1}
+        settings = read_attributes(node)
+        return len(kernel) == 1 and channels >= NARROWEST and set(settings.get("dilations", [1])) == {1}
 
     def linear(self, node: onnx.NodeProto) -> None:
-        source, scale, zero = self._round(node.input[0])
+        source, scale, zero = self._quantize_tensor(node.input[0])
         matrix = numpy_helper.to_array(self.tensors[node.input[1]])
         self.products(node, [source], [matrix], (scale, zero), node.output[0])
 
-    def convolution(self, node: onnx.NodeProto) -> None:
+    def rewrite_convolution(self, node: onnx.NodeProto) -> None:
         weight = numpy_helper.to_array(self.tensors[node.input[1]])  # [output, input of a group, kernel]
         outputs, inputs, kernel = weight.shape
-        said, turned = attributes(node), node.output[0] + ":turned"
-        groups = said.get("group", 1)
+        settings, turned = read_attributes(node), node.output[0] + ":turned"
+        groups = settings.get("group", 1)
         matrices = np.split(weight.transpose(2, 1, 0).reshape(kernel * inputs, outputs), groups, 1)
-        frames, *rounding = self._round(self._turn(node.input[0]))
-        if any(pads := said.get("pads", [0, 0])):
-            around = self.constant([0, pads[0], 0, 0, pads[1], 0])
+        frames, *rounding = self._quantize_tensor(self._put_frames_first(node.input[0]))
+        if any(pads := settings.get("pads", [0, 0])):
+            around = self.add_constant([0, pads[0], 0, 0, pads[1], 0])
             frames = self.add("Pad", [frames, around, rounding[1]], node.name + ":pad")
-        index = self._index(frames, node.name, kernel, said.get("strides", [1])[0])
+        index = self._index_windows(frames, node.name, kernel, settings.get("strides", [1])[0])
         windows = []
-        for channels in self._split(frames, node.name, groups):
-            heard = self.add("Gather", [channels, index], f"{channels}:frames", axis=1)
-            windows.append(self.add("Reshape", [heard, self.constant([0, 0, kernel * inputs])], f"{channels}:windows"))
+        for channels in self._split_groups(frames, node.name, groups):
+            gathered = self.add("Gather", [channels, index], f"{channels}:frames", axis=1)
+            windows.append(
+                self.add("Reshape", [gathered, self.add_constant([0, 0, kernel * inputs])], f"{channels}:windows")
+            )
         bias = node.input[2] if len(node.input) > 2 else ""
         self.products(node, windows, matrices, rounding, turned + ":plain" if bias else turned)
         if bias:
             self.add("Add", [turned + ":plain", bias], node.name + ":bias", turned)
-        self.turned[node.output[0]] = turned
+        self.frames_first[node.output[0]] = turned
 
-    def _index(self, frames: str, name: str, kernel: int, stride: int) -> str:
+    def _index_windows(self, frames: str, name: str, kernel: int, stride: int) -> str:
         """Which frames are under the kernel at each of its places, [window, kernel]."""
         count = self.add("Squeeze", [self.add("Shape", [frames], f"{name}:shape", start=1, end=2)], f"{name}:count")
-        end = self.add("Sub", [count, self.constant(kernel - 1)], f"{name}:end")
-        first = self.add("Range", [self.constant(0), end, self.constant(stride)], f"{name}:first")
-        column = self.add("Unsqueeze", [first, self.constant([1])], f"{name}:column")
-        return self.add("Add", [column, self.constant([*range(kernel)])], f"{name}:index")
+        end = self.add("Sub", [count, self.add_constant(kernel - 1)], f"{name}:end")
+        first = self.add("Range", [self.add_constant(0), end, self.add_constant(stride)], f"{name}:first")
+        column = self.add("Unsqueeze", [first, self.add_constant([1])], f"{name}:column")
+        return self.add("Add", [column, self.add_constant([*range(kernel)])], f"{name}:index")
 
-    def _split(self, frames: str, name: str, groups: int) -> list[str]:
+    def _split_groups(self, frames: str, name: str, groups: int) -> list[str]:
         """[batch, frame, channel] to the same of each group's channels."""
         if groups == 1:
             return [frames]
@@ -132,7 +141,7 @@ class Rewriting:
         parts, scales = [], []
         for i, (source, matrix) in enumerate(zip(sources, matrices, strict=True)):
             part = f":group{i}" if len(sources) > 1 else ""
-            whole, steps = quantized(np.ascontiguousarray(matrix), 1)
+            whole, steps = quantize_weight(np.ascontiguousarray(matrix), 1)
             self.tensor(f"{weight}{part}:int8", whole)
             parts.append(self.add("MatMulInteger", [source, f"{weight}{part}:int8", zero], node.name + part))
             scales.append(steps)
@@ -142,43 +151,47 @@ class Rewriting:
         steps_of_both = self.add("Mul", [scale, weight + ":scale"], f"{node.name}:scales")
         self.add("Mul", [floats, steps_of_both], f"{node.name}:scaled", output)
 
-    def _round(self, name: str) -> tuple[str, str, str]:
+    def _quantize_tensor(self, name: str) -> tuple[str, str, str]:
         if name not in self.rounded:
-            self.turn_back(name)
+            self.put_channels_first(name)
             self.rounded[name] = (f"{name}:8bit", f"{name}:scale", f"{name}:zero")
             self.nodes.append(
                 helper.make_node("DynamicQuantizeLinear", [name], list(self.rounded[name]), f"Round:{name}")
             )
         return self.rounded[name]
 
-    def _turn(self, name: str) -> str:
+    def _put_frames_first(self, name: str) -> str:
         """The name of a tensor with frames before channels; what made it is turned instead where that is cheaper."""
-        if name in self.turned:
-            return self.turned[name]
-        node, turned = self.makers.get(name), name + ":turned"
+        if name in self.frames_first:
+            return self.frames_first[name]
+        node, turned = self.producers.get(name), name + ":turned"
         if node and node.op_type == "Gelu":
-            self.add("Gelu", [self._turn(node.input[0])], node.name + ":turned", turned, **attributes(node))
+            self.add(
+                "Gelu", [self._put_frames_first(node.input[0])], node.name + ":turned", turned, **read_attributes(node)
+            )
         elif node and node.op_type == "MatMul" and not set(node.input) & set(self.tensors):
             left, right = node.input
-            self.add("MatMul", [self._turn(right), self._turn(left)], node.name + ":turned", turned)
+            self.add(
+                "MatMul", [self._put_frames_first(right), self._put_frames_first(left)], node.name + ":turned", turned
+            )
         else:
             self.add("Transpose", [name], f"Turn:{name}", turned, perm=TURN)
-            self.there.add(name)
-        self.turned[name] = turned
+            self.emitted.add(name)
+        self.frames_first[name] = turned
         return turned
 
-    def turn_back(self, name: str) -> None:
-        if name in self.turned and name not in self.there:
-            self.there.add(name)
-            self.add("Transpose", [self.turned[name]], f"Back:{name}", name, perm=TURN)
+    def put_channels_first(self, name: str) -> None:
+        if name in self.frames_first and name not in self.emitted:
+            self.emitted.add(name)
+            self.add("Transpose", [self.frames_first[name]], f"Back:{name}", name, perm=TURN)
 
-    def add(self, kind: str, inputs: list[str], name: str, output: str = "", **said: Any) -> str:
+    def add(self, kind: str, inputs: list[str], name: str, output: str = "", **settings: Any) -> str:
         """Append a node; returns the name of its output."""
         output = output or f"{name}:out"
-        self.nodes.append(helper.make_node(kind, inputs, [output], name, **said))
+        self.nodes.append(helper.make_node(kind, inputs, [output], name, **settings))
         return output
 
-    def constant(self, values: int | list[int]) -> str:
+    def add_constant(self, values: int | list[int]) -> str:
         return self.tensor(f"constant:{values}", np.array(values, np.int64))
 
     def tensor(self, name: str, array: npt.NDArray[Any]) -> str:
