@@ -1,15 +1,20 @@
-# Two commands on a bare machine: `make demo` and `make test`. Both need Python 3.11 or newer.
+# On a bare machine with Python 3.11 or newer: `make demo`, `make test` (what is quick), `make test-slow` (the rest).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check clean
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+
+.PHONY: demo test test-slow check clean
 
 demo: $(VENV)/ready
 	$(BIN)/embedkit demo
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+	$(PYTEST) -m "not slow"
+
+test-slow: $(VENV)/ready
+	$(PYTEST) -m slow
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .

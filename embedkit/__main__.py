@@ -4,6 +4,7 @@ import sys
 
 
 def main() -> int:
+    """Run the command line; returns the exit code."""
     from embedkit.cli import run
 
     return run(sys.argv[1:])

@@ -1,6 +1,6 @@
 """Sound: a recording becomes float32 samples, 16 kHz mono, and then what a recipe asks for.
 
-What cannot be used raises ClipError with the reason; whoever catches it knows which recording it was.
+A recording that cannot be used raises ClipError with the reason, without its name, which the caller knows.
 """
 
 from __future__ import annotations
@@ -11,22 +11,24 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from embedkit.errors import ClipError
 
-if TYPE_CHECKING:  # the runtime reads sound without the cards' schema
+if TYPE_CHECKING:  # prediction needs neither pydantic nor, for sound in memory, soundfile
+    import soundfile
+
     from embedkit.cards import Sound
 
 RATE = 16_000  # Hz, of every waveform in embedkit
-LONGEST = 600.0  # s; a longer one is a recording that holds many utterances
+LONGEST = 600.0  # s; a longer recording holds many utterances
 SILENT = 1e-4  # the largest |sample| of a silent clip, full scale = 1 (-80 dB)
 BLOCK = 1 << 18  # frames decoded at a time: 16 s at 16 kHz
-FRAME, HOP = 2048, 512  # samples: the frames whose loudness decides what is trimmed
-QUIET = 1e-10  # librosa's amin (as power): what is below counts as this
+FRAME, HOP = 2048, 512  # samples: length of the frames whose loudness decides what is trimmed, and their distance
+QUIET = 1e-10  # power; a frame's power counts as at least this (librosa's amin)
 SLACK = 0.1  # s that an utterance may end after its file: annotations are rounded
 LFS_POINTER = b"version https://git-lfs"
 
@@ -46,9 +48,10 @@ def read(path: str | Path, start: float = math.nan, end: float = math.nan) -> Wa
 def read_blocks(
     path: str | Path, start: float = math.nan, end: float = math.nan, *, longest: float = math.inf
 ) -> Iterator[Wave]:
-    """The same samples as `read`, bit by bit, in blocks of at most some 16 s: a file of any length in constant memory.
+    """The same samples as `read`, bit by bit, in blocks of at most about 16 s: a file of any length in constant memory.
 
-    Raises ClipError as `read` does; longest: the most that is accepted (s).
+    start, end: as of `read`. longest: the length from which an utterance is refused (s). Raises ClipError as `read`
+    does.
     """
     with _open_sound(Path(path)) as sound:
         first, last = _find_frame_span(sound.frames, sound.samplerate, start, end)
@@ -67,7 +70,7 @@ def read_blocks(
 
 
 def prepare(wave: Wave, sound: Sound) -> Wave:
-    """Trim, pre-emphasis, peak: each a switch of the recipe, in this order. float32 [samples] to float32 [samples].
+    """Trim, pre-emphasise, scale to the peak, in this order, each where the recipe asks for it. float32 [samples].
 
     Pre-emphasis is y[0] = x[0], y[t] = x[t] - a x[t-1]. Raises ClipError for a silent clip, whatever the recipe.
     """
@@ -82,9 +85,9 @@ def prepare(wave: Wave, sound: Sound) -> Wave:
 
 
 def trim_silence(wave: Wave, top_db: float) -> Wave:
-    """What lies between the first and the last frame that is less than top_db (dB) below the loudest one.
+    """The part from the first to the last frame that is less than top_db (dB) below the loudest one.
 
-    As librosa.effects.trim does it: centred frames of 2,048 samples, one every 512. Importing that would cost each
+    The same as librosa.effects.trim: centred frames of 2,048 samples, one every 512. Importing librosa would cost each
     process 155 MB and a second, for numba, scikit-learn and pandas.
     """
     padded = np.pad(wave, FRAME // 2)
@@ -101,19 +104,19 @@ def cut_to_length(wave: Wave, sound: Sound) -> Wave:
 
 
 def padded_length(sound: Sound) -> int:
-    """Up to how many samples an encoder appends zeros to a clip before it pools all frames; 0: it does not."""
+    """The length up to which an encoder pads a clip with zeros before it pools all frames (samples); 0: it does not."""
     return round(sound.max_seconds * RATE) if sound.pad else 0
 
 
 def refuse_silence(wave: Wave) -> None:
-    """Raise ClipError where the largest |sample| is below 1e-4: such a clip is noise of the recorder, not speech."""
+    """Raise ClipError where the largest |sample| is below 1e-4: such a clip is the recorder's noise, not speech."""
     peak = float(np.abs(wave).max(initial=0.0))
     if peak < SILENT:
         raise ClipError(f"silent (the largest |sample| is {peak:.1e}, at least {SILENT:.0e} is expected)")
 
 
 def digest(wave: Wave) -> str:
-    """32 hexadecimal characters of the decoded samples, so that a changed recording is seen.
+    """A digest of the decoded samples, 32 hexadecimal characters, by which a changed recording is noticed.
 
     >>> digest(np.zeros(4, np.float32))
     '463be1d58a72e9618ea59884367c4358'
@@ -125,8 +128,8 @@ def digest(wave: Wave) -> str:
 
 
 @contextmanager
-def _open_sound(path: Path) -> Iterator[Any]:
-    """The file as an open soundfile.SoundFile; libsndfile's complaints become ClipErrors."""
+def _open_sound(path: Path) -> Iterator[soundfile.SoundFile]:
+    """The opened file. Raises ClipError in place of libsndfile's errors, also from within the block."""
     import soundfile
 
     _refuse_unreadable_file(path)
@@ -142,7 +145,7 @@ def _open_sound(path: Path) -> Iterator[Any]:
 
 
 def _refuse_unreadable_file(path: Path) -> None:
-    """ClipError for what libsndfile would misread or name badly."""
+    """Raise ClipError for a file that libsndfile would misread, or of which its error would say too little."""
     if path.is_dir():
         raise ClipError("a folder, not a recording")
     try:
@@ -159,11 +162,11 @@ def _refuse_unreadable_file(path: Path) -> None:
         raise ClipError(f"truncated: {missing:,} bytes that the WAV header promises are missing; copy it again")
 
 
-def _count_missing_bytes(file: Any) -> int:
+def _count_missing_bytes(file: BinaryIO) -> int:
     """How many bytes of samples a WAV's header promises and its file lacks; 0 for any other file.
 
-    libsndfile reads such a file without a word, as a shorter one. Programs that write into a pipe leave the length at
-    0 or near 2 or 4 GiB: it is unknown then.
+    libsndfile reads such a file as a shorter one and reports nothing. Programs that write into a pipe leave the length
+    at 0 or near 2 or 4 GiB: it is unknown then, and nothing counts as missing.
     """
     size = os.fstat(file.fileno()).st_size
     head = file.read(12)
@@ -178,7 +181,10 @@ def _count_missing_bytes(file: Any) -> int:
 
 
 def _find_frame_span(frames: int, rate: int, start: float, end: float) -> tuple[int, int]:
-    """First and last frame (exclusive) of an utterance; ClipError where the file does not hold it."""
+    """First and last frame (exclusive) of an utterance. Raises ClipError where the file does not contain it.
+
+    frames, rate: of the file. start, end: in s, NaN for the file's own.
+    """
     seconds = frames / rate
     begin = 0.0 if math.isnan(start) else start
     stop = seconds if math.isnan(end) else end
@@ -187,8 +193,8 @@ def _find_frame_span(frames: int, rate: int, start: float, end: float) -> tuple[
     return round(begin * rate), min(round(stop * rate), frames)
 
 
-def _decode_blocks(sound: Any, first: int, last: int) -> Iterator[Wave]:
-    """Blocks at the file's own rate, mono. ClipError where the samples end early or are no numbers."""
+def _decode_blocks(sound: soundfile.SoundFile, first: int, last: int) -> Iterator[Wave]:
+    """Blocks at the file's own rate, mono. Raises ClipError where samples are missing at the end, NaN or infinite."""
     sound.seek(first)
     left = last - first
     while left > 0:
@@ -204,14 +210,14 @@ def _decode_blocks(sound: Any, first: int, last: int) -> Iterator[Wave]:
         yield np.ascontiguousarray(mono)
 
 
-def _resample_blocks(parts: Iterator[Wave], rate: int) -> Iterator[Wave]:
-    """The same at 16 kHz: soxr HQ, fed block by block, which equals resampling the whole bit by bit."""
+def _resample_blocks(blocks: Iterator[Wave], rate: int) -> Iterator[Wave]:
+    """The blocks at 16 kHz, by soxr HQ: bit by bit the same as resampling all samples at once. rate: theirs (Hz)."""
     if rate == RATE:
-        yield from parts
+        yield from blocks
         return
     import soxr
 
     stream = soxr.ResampleStream(rate, RATE, 1, dtype="float32", quality="HQ")
-    for part in parts:
-        yield stream.resample_chunk(part)
+    for block in blocks:
+        yield stream.resample_chunk(block)
     yield stream.resample_chunk(np.zeros(0, np.float32), last=True)

@@ -1,12 +1,13 @@
-"""Do probabilities mean what they say? ECE, NLL, Brier, a reliability curve, and one temperature.
+"""Calibration of probabilities: ECE, NLL, Brier score, the reliability curve, and temperature scaling.
 
 Everywhere y [row] are class names and probabilities [row, class] are in the order of CLASSES, each row's sum 1.
-Errors are raised as ValueError: no rows, another shape, a label that is no class, NaN.
+ValueError is raised for no rows, another shape, a label that is no class, and NaN.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +18,30 @@ Array = npt.NDArray[np.float64]
 ClassLabels = Sequence[str] | npt.NDArray[np.str_]
 
 BINS = 15
-PROBABILITY_FLOOR = (
-    1e-12  # least probability whose logarithm is taken: a head that says 0 and is wrong is bad, not infinitely bad
-)
-TEMPERATURE_RANGE = (0.05, 20.0)  # temperatures that a fit may give
+PROBABILITY_FLOOR = 1e-12  # logarithms are taken of at least this, so that a wrong 0 does not make the NLL infinite
+TEMPERATURE_RANGE = (0.05, 20.0)  # of `fit_temperature`
 
 
-def compute_scores(y: ClassLabels, probabilities: npt.ArrayLike) -> dict[str, float]:
-    """{ece, nll, brier}."""
+class CalibrationScores(TypedDict):
+    """Expected calibration error (0..1), negative log likelihood (nats), Brier score (0..2)."""
+
+    ece: float
+    nll: float
+    brier: float
+
+
+class ReliabilityBin(TypedDict):
+    """The rows whose top probability lies in (low, high]: its mean, the share that is right, and their number."""
+
+    low: float
+    high: float
+    confidence: float
+    accuracy: float
+    count: int
+
+
+def compute_scores(y: ClassLabels, probabilities: npt.ArrayLike) -> CalibrationScores:
+    """ECE, NLL and Brier score of predictions."""
     return {"ece": ece(y, probabilities), "nll": nll(y, probabilities), "brier": brier(y, probabilities)}
 
 
@@ -37,11 +54,8 @@ def ece(y: ClassLabels, probabilities: npt.ArrayLike, bins: int = BINS) -> float
     return float(sum(b["count"] * abs(b["accuracy"] - b["confidence"]) for b in curve) / len(y))
 
 
-def reliability_curve(y: ClassLabels, probabilities: npt.ArrayLike, bins: int = BINS) -> list[dict[str, float]]:
-    """The curve of a reliability diagram: {low, high, confidence, accuracy, count} of each bin that has rows.
-
-    Bins (low, high] of the top class's probability; confidence and accuracy are the means over the bin's rows.
-    """
+def reliability_curve(y: ClassLabels, probabilities: npt.ArrayLike, bins: int = BINS) -> list[ReliabilityBin]:
+    """The curve of a reliability diagram: each bin of equal width that has rows."""
     truth, p = _check_probabilities(y, probabilities)
     top, right = p.max(1), p.argmax(1) == truth
     edges = np.linspace(0.0, 1.0, bins + 1)
@@ -73,7 +87,8 @@ def brier(y: ClassLabels, probabilities: npt.ArrayLike) -> float:
 def fit_temperature(y: ClassLabels, probabilities: npt.ArrayLike) -> float:
     """The temperature with the least NLL on these rows (a study's validation part), 0.05..20.
 
-    Above 1 the head was too sure of itself. NLL is convex in 1/T, so the search over log T finds the one minimum.
+    A temperature above 1 means that the head is overconfident. NLL is convex in 1/T, so the search over log T finds the
+    only minimum.
     """
     from scipy import optimize
 
@@ -92,7 +107,9 @@ def fit_temperature(y: ClassLabels, probabilities: npt.ArrayLike) -> float:
 
 
 def apply_temperature(probabilities: npt.ArrayLike, temperature: float) -> Array:
-    """softmax(log p / T): the same as dividing the logits by T; the label never changes. T must be above 0.
+    """softmax(log p / T), which is the same as dividing the logits by T; the predicted label never changes.
+
+    Raises ValueError for a temperature that is not above 0.
 
     >>> apply_temperature([[0.8, 0.2, 0.0, 0.0]], 2.0).round(3).tolist()
     [[0.667, 0.333, 0.0, 0.0]]
@@ -105,7 +122,7 @@ def apply_temperature(probabilities: npt.ArrayLike, temperature: float) -> Array
 
 
 def _check_probabilities(y: ClassLabels, probabilities: npt.ArrayLike) -> tuple[npt.NDArray[np.intp], Array]:
-    """(index of each label, probabilities), or ValueError."""
+    """The index of each label in CLASSES, and the probabilities; ValueError where something is wrong with them."""
     p, labels = np.asarray(probabilities, float), np.asarray(y)
     if not len(labels) or p.shape != (len(labels), len(CLASSES)):
         raise ValueError(f"expected probabilities [{len(labels)}, {len(CLASSES)}], at least one row; got {p.shape}")

@@ -1,8 +1,7 @@
-"""The whole path on synthetic speech, in a workspace of its own: what `make demo` shows.
+"""The verb `demo`: extract, study, stitch-export and predict on synthetic speech, in a new workspace.
 
-Every step calls what the verb of the same name calls, on an embedded default: 5 sessions of synthetic speech in
-IEMOCAP's own layout. Only here may an encoder of random weights stand in for DistilHuBERT, and everything made from it
-says so.
+The corpus is 5 sessions of synthetic speech in the layout of IEMOCAP. Where DistilHuBERT cannot be had, an encoder with
+random weights takes its place, and everything that is made with it says so.
 """
 
 from __future__ import annotations
@@ -12,23 +11,43 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from embedkit import cards
-from embedkit.errors import EncoderError
+from embedkit import cards, encoders, synth
+from embedkit.errors import EmbedkitError, EncoderError
+from embedkit.export.document import ExportDocument
+from embedkit.export.stitch import stitch_study
+from embedkit.extract import extract_corpus
+from embedkit.report import Result
+from embedkit.runtime import Prediction, Predictor
+from embedkit.study import run_single_study
 from embedkit.workspace import Workspace, init_workspace
 
-TURNS = 240  # of the four classes and others, about 2.5 s each: extraction in about a minute on 2 cores
+TURNS = 240  # clips of the four classes and of others, about 2.5 s each: about a minute of extraction on 2 cores
 VIEWS = 1  # augmented views beside the clean one
 NOTE_SECONDS = 120
-CLIPS = 64  # that certify the file: a quick look
+CLIPS = 64  # so few clips certify the file, to be quick
 
 
-def run_demo(folder: Path) -> dict[str, Any]:
-    """Make the corpus, then extract, study, stitch-export and predict in the workspace `folder`.
+class DemoDocument(ExportDocument):
+    """What the demo made.
 
-    Returns {folder, encoder, weights, study, results, model, bytes, certificate, prediction, seconds, table}.
+    weights: of the encoder, "pretrained" or "random". cache, study, model: the file, the name and the file. prediction:
+    of the voice note. seconds: by step. table: all of it as text.
     """
+
+    folder: str
+    encoder: str
+    weights: str
+    cache: str
+    study: str
+    results: list[Result]
+    prediction: Prediction
+    seconds: dict[str, float]
+    table: str
+
+
+def run_demo(folder: Path) -> DemoDocument:
+    """Make the corpus, then extract, study, stitch-export and predict in the workspace `folder`."""
     seconds: dict[str, float] = {}
     workspace = init_workspace(folder)
     with _time_step("synthetic speech in IEMOCAP's layout", seconds):
@@ -37,23 +56,17 @@ def run_demo(folder: Path) -> dict[str, Any]:
     shown = f"embedkit --workspace {folder}"
 
     with _time_step(f"{shown} extract --corpus iemocap --encoder {encoder} --views {VIEWS}", seconds):
-        from embedkit.extract import extract_corpus
-
         recipe = cards.read(cards.Recipe, workspace.card("cache", "exact"))
         cached = extract_corpus(workspace, "iemocap", recipe=recipe, encoder=encoder, views=VIEWS)
     with _time_step(f"{shown} study --folds loso --encoder {encoder}", seconds):
-        from embedkit.study import run_single_study
-
         study = run_single_study(workspace, flags={"folds": "loso", "encoder": encoder})
     with _time_step(f"{shown} stitch-export --clips {CLIPS}", seconds):
-        from embedkit.export import stitch_study
-
         model = stitch_study(workspace, clips=CLIPS)
     with _time_step(f"{shown} predict {model['model']} {note}", seconds):
-        from embedkit.runtime import Predictor
-
         prediction = Predictor(Path(model["model"])).predict(note)
-    result = {
+    if "error" in prediction:
+        raise EmbedkitError(f"{note}: {prediction['error']}")
+    result: DemoDocument = {
         "folder": str(folder),
         "encoder": encoder,
         "weights": weights,
@@ -63,16 +76,19 @@ def run_demo(folder: Path) -> dict[str, Any]:
         **model,
         "prediction": prediction,
         "seconds": seconds,
+        "table": "",
     }
-    return {**result, "table": _format_table(result, str(study["table"]), shown)}
+    result["table"] = _format_table(result, study["table"], shown)
+    return result
 
 
 def _make_corpus(workspace: Workspace) -> Path:
-    """The synthetic corpus and a voice note, made once; the workspace's settings say where. Returns the note."""
-    from embedkit import synth
+    """Make the synthetic corpus and a voice note, where they are not there yet; returns the note's file.
 
+    The workspace's settings say where the corpus lies.
+    """
     root, note = workspace.root / "corpus" / "IEMOCAP_full_release", workspace.root / "voice-note.wav"
-    if not note.exists():  # the last thing made: what is there without it is half a corpus
+    if not note.exists():  # it is made last: without it the corpus may be incomplete
         synth.make_iemocap(root, turns=TURNS)
         synth.make_voice_note(note, seconds=NOTE_SECONDS)
     settings = workspace.root / "embedkit.toml"
@@ -82,13 +98,15 @@ def _make_corpus(workspace: Workspace) -> Path:
 
 
 def _choose_encoder(workspace: Workspace) -> tuple[str, str]:
-    """DistilHuBERT where it is cached or quickly had, else seeded random weights in its exact geometry."""
-    from embedkit import encoders
+    """DistilHuBERT where it is cached or can be downloaded, else random weights of the same geometry.
+
+    Returns the encoder, and "pretrained" or "random".
+    """
     from embedkit.encoders import _random_weights as random_weights
 
     try:
         return encoders.resolve("ntu-spml/distilhubert").id, "pretrained"
-    except EncoderError:  # its message names what to do; here there is something else to do
+    except EncoderError:
         folder = workspace.root / "encoder" / "distilhubert-random"
         print("embedkit: DistilHuBERT's weights cannot be had here; seeded random weights stand in", file=sys.stderr)
         random_weights.write_random_distilhubert(folder)
@@ -104,8 +122,8 @@ def _time_step(what: str, seconds: dict[str, float]) -> Iterator[None]:
     seconds[verb] = round(time.monotonic() - begin, 1)
 
 
-def _format_table(r: dict[str, Any], table: str, shown: str) -> str:
-    """What was made, how well it does, how large it is, where it lies and what to try next."""
+def _format_table(r: DemoDocument, study_table: str, shown: str) -> str:
+    """What was made, its scores, its size, where it lies and what to try next. shown: the command so far."""
 
     def format_size(path: str) -> str:
         return f"{Path(path).stat().st_size / 1e6:8.1f} MB  {path}"
@@ -115,7 +133,7 @@ def _format_table(r: dict[str, Any], table: str, shown: str) -> str:
     times = ", ".join(f"{verb} {s:.0f} s" for verb, s in r["seconds"].items())
     return "\n".join([
         "",
-        table,
+        study_table,
         "",
         f"voice note of {NOTE_SECONDS} s: {p['label'] or 'no speech'} ({probabilities}),"
         f" {len(p['windows'])} windows of speech",

@@ -1,4 +1,4 @@
-"""Every error that a user can meet: one line that says what was found, what was expected and what to do."""
+"""The errors that a user can meet: each is one line that says what was found, what was expected and what to do."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ class UserError(EmbedkitError):
 
 
 class CardError(UserError):
-    """A card, or a flag that overrides one, says something that cannot be."""
+    """A card, or a flag that overrides one, has an unknown key or an impossible value."""
 
 
 class CorpusError(UserError):
-    """A corpus that is missing, empty or not what its reader knows."""
+    """A corpus that is missing, empty or of a layout that its reader does not know."""
 
 
 class CacheError(UserError):
-    """A cache file that is missing, incomplete, in use, or of other settings."""
+    """A cache file that is missing, damaged, incomplete, in use, or made with other settings."""
 
 
 class EncoderError(UserError):
-    """An encoder that cannot be had, or that is not one that embedkit can read safely."""
+    """An encoder that cannot be found or downloaded, or that embedkit cannot read safely."""
 
 
 class StudyError(UserError):
@@ -39,7 +39,7 @@ class StudyError(UserError):
 
 
 class ModelError(UserError):
-    """An exported file that is not one of ours, or is damaged."""
+    """An exported file that embedkit did not write, or that is damaged."""
 
 
 class FitError(EmbedkitError):

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written under a temporary name, flushed to the disk, then renamed."""
+"""Writing files so that they are whole or not there: under a temporary name, flushed to the disk, then renamed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path, draft: Path | None = None) -> Iterator[Path]:
-    """A temporary place to write to; once the block has ended without an error, what lies there takes path's name.
+    """A temporary path to write to; once the block has ended without an error, the file there is renamed to `path`.
 
-    draft: that place. None: a name of this process's own beside path, so that two processes never write to one. Whoever
-    holds a lock may give a name that is always the same: what a kill left there is overwritten the next time.
+    draft: the temporary path. None: one beside `path` with the id of this process in its name, so that no two processes
+    write to the same file. A caller with a lock may give a name that is always the same: what a kill left there is
+    overwritten the next time.
     """
     draft = draft or path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -26,18 +27,18 @@ def replacing(path: Path, draft: Path | None = None) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole, or leave what was there."""
+    """Write a whole file; after an error or a kill, what was there before is still there."""
     with replacing(path) as draft:
         draft.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole, as UTF-8, or leave what was there."""
+    """Write a whole text file as UTF-8; see `write_bytes`."""
     write_bytes(path, text.encode())
 
 
 def _flush_to_disk(path: Path) -> None:
-    """Outlive a loss of power: of a folder, its entries. Windows opens no folders, and needs no such call for them."""
+    """Make a file, or the entries of a folder, survive a loss of power. Windows cannot open folders, and need not."""
     if os.name == "nt" and path.is_dir():
         return
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)

@@ -1,4 +1,4 @@
-"""How many cores there are for us, and how to keep to one of them."""
+"""How many cores this process may use, and how to use one thread only."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def count_cores() -> int:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """BLAS, OpenMP and torch (where it is loaded) with one thread, and as they were afterwards.
+    """One thread for BLAS, OpenMP and torch (where it is loaded); afterwards as many as before.
 
-    Sums then have one order on every machine, and what runs side by side is not in each other's way.
+    Sums are then added in the same order on every machine, and processes that run side by side do not slow each other.
     """
-    # threadpoolctl: sets the threads of BLAS and OpenMP in a process that runs already.
+    # threadpoolctl: sets the threads of BLAS and OpenMP in a process that already runs.
     from threadpoolctl import threadpool_limits
 
-    torch = sys.modules.get("torch")  # importing it here would cost a study that has no need of it two seconds
+    torch = sys.modules.get("torch")  # importing it here would cost a study that does not need it two seconds
     before = torch.get_num_threads() if torch else 0
     with threadpool_limits(1):
         if torch:

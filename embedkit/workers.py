@@ -1,4 +1,4 @@
-"""Worker processes that answer calls in any order and never outlive this process."""
+"""Worker processes: each answers one call after another, and none outlives this process."""
 
 from __future__ import annotations
 
@@ -16,30 +16,31 @@ from typing import TypeVar, cast
 
 from embedkit.errors import EmbedkitError
 
-Task = TypeVar("Task")  # its str() names it where it fails
+Task = TypeVar("Task")  # the error of one that fails names it by its str()
 Answer = TypeVar("Answer")
 
-TASKS_PER_WORKER = 2  # tasks that a worker has at a time: one in its hands, one waiting
-WORKER_VARIABLES = {  # what a worker finds in its environment
+TASKS_PER_WORKER = 2  # that a worker has at a time: one that it works on, one that waits
+WORKER_VARIABLES = {  # of a worker's environment
     # One thread for every library.
     **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
-    # glibc hands large memory back as soon as it is free, and the next clip pays for every page anew: up to 7 % of the
-    # time of a clip of 7 s. So a worker keeps what its clips took, but for blocks of 32 MiB and more: what they leave
-    # is soon strewn with small ones, and the next one is taken beside it.
+    # glibc returns large blocks to the system as soon as they are free, and the next clip pays for every page again: up
+    # to 7 % of the time of a clip of 7 s. So a worker keeps its memory, but for blocks of 32 MiB and more: small blocks
+    # soon lie in the gaps that these leave, and the next large block then needs new memory.
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
 }
 
 
 class WorkerError(EmbedkitError):
-    """The pass cannot go on: a worker died, or met a fault that is not the clip's."""
+    """The work cannot go on: a worker died, or a call failed by a fault that is not its task's."""
 
 
 def map_in_workers(call: Callable[[Task], Answer], tasks: Iterable[Task], jobs: int) -> Generator[Answer]:
-    """call(task) of every task, as they are ready: in this process (jobs 1), or in so many fresh ones.
+    """call(task) of every task, each as soon as it is ready: in this process (jobs 1), or in so many fresh ones.
 
-    No more than jobs * AHEAD tasks are in flight. Each worker has a pipe of its own, so each side learns from its end
-    that the other is dead: no worker outlives this process, and a worker's death raises Broken.
+    At most jobs * TASKS_PER_WORKER tasks are sent ahead. Each worker has a pipe of its own, whose end tells either side
+    that the other is dead: no worker outlives this process, and a worker's death raises WorkerError. So does any
+    exception in a call, but an EmbedkitError, which is raised as it is.
     """
     if jobs == 1:
         for task in tasks:
@@ -102,17 +103,17 @@ def _run_task(call: Callable[[Task], Answer], task: Task) -> Answer | EmbedkitEr
 
 @contextmanager
 def _start_workers(call: Callable[[Task], Answer], jobs: int) -> Iterator[dict[Connection, SpawnProcess]]:
-    """Fresh processes, each at the other end of a pipe; they end with the block."""
+    """Fresh processes, by our end of the pipe to each; they end with the block."""
     context = get_context("spawn")
     workers: dict[Connection, SpawnProcess] = {}
     try:
         with worker_environment():
             for _ in range(jobs):
-                mine, theirs = context.Pipe()
-                process = context.Process(target=_serve_tasks, args=(theirs, call), daemon=True)
+                our_end, worker_end = context.Pipe()
+                process = context.Process(target=_serve_tasks, args=(worker_end, call), daemon=True)
                 process.start()
-                theirs.close()
-                workers[mine] = process
+                worker_end.close()
+                workers[our_end] = process
         yield workers
     finally:
         for pipe, process in workers.items():
@@ -123,7 +124,7 @@ def _start_workers(call: Callable[[Task], Answer], jobs: int) -> Iterator[dict[C
 
 
 def _serve_tasks(pipe: Connection, call: Callable[[Task], Answer]) -> None:
-    """A worker's life: answer tasks until the other end is closed, or dead."""
+    """All that a worker does: answer tasks until the other end of the pipe is closed, or its process dead."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
     try:
@@ -135,7 +136,8 @@ def _serve_tasks(pipe: Connection, call: Callable[[Task], Answer]) -> None:
 
 @contextmanager
 def worker_environment() -> Iterator[None]:
-    """What a new process inherits: `WORKER_VARIABLES` in its environment, and Ctrl-C left to the parent."""
+    """A process that is started in this block has `WORKER_VARIABLES` in its environment, and ignores Ctrl-C, which is
+    for its parent. Afterwards this process is as it was."""
     before = {name: os.environ.get(name) for name in WORKER_VARIABLES}
     in_main_thread = threading.current_thread() is threading.main_thread()
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main_thread else None
@@ -152,7 +154,7 @@ def worker_environment() -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """End this worker at once when the process that started it ends, however it does."""
+    """Make this process end at once when the one that started it ends, in whatever way."""
 
     def follow() -> None:
         parent = multiprocessing.parent_process()

@@ -1,4 +1,4 @@
-"""Where cards and results lie: the nearest folder upward that holds cache/, heads/ and studies/."""
+"""A workspace, where cards and results lie: a folder that holds cache/, heads/ and studies/."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ ROOMS = ("cache", "heads", "studies")
 
 @dataclass(frozen=True)
 class Workspace:
-    """A folder with cards and what they produced."""
+    """A folder with cards and the results that were made with them."""
 
     root: Path
 
     @classmethod
     def find(cls, start: Path | None = None) -> Workspace:
-        """The workspace at `start` exactly, or without it the nearest one upward from the current folder."""
+        """The workspace whose folder is `start`; None: the nearest one upward from the current folder.
+
+        Raises UserError where there is none.
+        """
         if start is not None:
             if not all((start / room).is_dir() for room in ROOMS):
                 raise UserError(
@@ -35,18 +38,28 @@ class Workspace:
                 return cls(folder)
         raise UserError(f"no workspace (a folder with {'/ '.join(ROOMS)}/) at or above {here}; try: embedkit init DIR")
 
+    @classmethod
+    def at(cls, place: Workspace | Path | str | None) -> Workspace:
+        """A workspace by itself, by its folder, or (None) the nearest one upward from the current folder.
+
+        Raises UserError where there is none.
+        """
+        return place if isinstance(place, Workspace) else cls.find(None if place is None else Path(place))
+
     @property
     def cache(self) -> Path:
+        """Recipes, and caches of features."""
         return self.root / "cache"
 
     @property
     def studies(self) -> Path:
+        """Cards of studies, and a folder for each study."""
         return self.root / "studies"
 
     def card(self, room: str, name: str) -> Path:
-        """The card `name` of a room ("cache", "heads", "studies"): a bare name, or a path to a .toml file.
+        """The file of a card of a room ("cache", "heads", "studies"). name: a bare name, or a path to a .toml file.
 
-        Raises CardError with the nearest name.
+        Raises CardError, with the nearest name, where there is no such card.
         """
         if name.endswith(".toml"):
             path = Path(name)
@@ -59,31 +72,37 @@ class Workspace:
         return path
 
     def list_card_names(self, room: str) -> list[str]:
+        """The names of the cards of a room ("cache", "heads", "studies"), sorted."""
         return sorted(p.stem for p in (self.root / room).glob("*.toml"))
 
     def cache_file(self, recipe: str, encoder_slug: str, corpus: str) -> Path:
-        """cache/<recipe>/<encoder>/<corpus>.h5."""
+        """cache/<recipe>/<encoder>/<corpus>.h5, whether or not it exists. Raises UserError for names that lead out."""
         return resolve_inside(self.cache, f"{recipe}/{encoder_slug}/{corpus}.h5")
 
     def study(self, name: str) -> Path:
-        """studies/<name>/."""
+        """studies/<name>/, whether or not it exists. Raises UserError for a name that leads out."""
         return resolve_inside(self.studies, name)
 
-    def settings(self) -> dict[str, Any]:
-        """embedkit.toml, empty where there is none. Raises CardError where it cannot be read."""
+    def settings(self) -> dict[str, dict[str, str]]:
+        """embedkit.toml, {"corpora": {name: place}}; empty where there is none.
+
+        Raises CardError where it cannot be read, has an unknown key or anything but a text as a place.
+        """
         path = self.root / "embedkit.toml"
         if not path.is_file():
             return {}
         settings = read_toml(path)
-        for key in settings:
+        for key, table in settings.items():
             if key != "corpora":
                 raise CardError(f"{path}: unknown key '{key}'{did_you_mean(key, ['corpora'])}")
+            if not isinstance(table, dict) or not all(isinstance(place, str) for place in table.values()):
+                raise CardError(f'{path}: corpora: expected a table of lines NAME = "DIR"')
         return settings
 
-    def resolve_corpus_root(self, name: str, override: Path | None = None) -> Path:
-        """A corpus's place: `override`, else [corpora] in embedkit.toml, else EMBEDKIT_<NAME>.
+    def resolve_corpus_root(self, name: str, override: Path | str | None = None) -> Path:
+        """The place of a corpus: `override`, else [corpora] in embedkit.toml, else the variable EMBEDKIT_<NAME>.
 
-        Raises CorpusError that names all three.
+        Raises CorpusError, which names all three, where none of them says it.
         """
         variable = "EMBEDKIT_" + name.upper().replace("-", "_")
         place = override or self.settings().get("corpora", {}).get(name) or os.environ.get(variable)
@@ -97,9 +116,9 @@ class Workspace:
 
 
 def resolve_inside(root: Path, relative: str) -> Path:
-    """root / relative, which must stay inside root.
+    """root / relative.
 
-    Raises UserError for an absolute path, a path with `..` and a link that leads out.
+    Raises UserError for an absolute path, and for a path that leads out of root, by `..` or by a link.
     """
     path = root / relative
     if Path(relative).is_absolute() or not path.resolve().is_relative_to(root.resolve()):
@@ -108,7 +127,7 @@ def resolve_inside(root: Path, relative: str) -> Path:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file as a dictionary; CardError with the place where it cannot be read."""
+    """A TOML file as a dictionary. Raises CardError, with the place of the problem, where it cannot be read."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -123,8 +142,9 @@ def shipped_cards() -> Path:
     return package / "_cards" if (package / "_cards").is_dir() else package.parent
 
 
-def init_workspace(folder: Path) -> Workspace:
-    """Lay the three rooms and their cards down in `folder`; cards that are already there are kept."""
+def init_workspace(folder: Path | str) -> Workspace:
+    """Make a workspace in `folder`: its three rooms with the cards of embedkit. Cards that are there are kept."""
+    folder = Path(folder)
     for room in ROOMS:
         (folder / room).mkdir(parents=True, exist_ok=True)
         for card in sorted((shipped_cards() / room).glob("*.toml")):

@@ -23,6 +23,8 @@ from embedkit import heads as package
 from embedkit.bench import (
     Row,
     Size,
+    _ceiling,
+    _gpu,
     extraction,
     format_number,
     growth,
@@ -33,6 +35,7 @@ from embedkit.bench import (
     time_in_turns,
 )
 from embedkit.bench import machine as machine_table
+from embedkit.encoders.hubert import forward
 from embedkit.errors import UserError
 from embedkit.heads import mlp
 
@@ -157,14 +160,25 @@ def test_products_are_what_an_encoder_multiplies(tmp_path: Path) -> None:
     model, _ = encoders.load_pretrained(bench.make_encoder(tmp_path, TOY))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 32_000))
-    listed = 2 * sum(m * k * n for m, k, n in extraction.list_matrix_products(config, 32_000))
+    listed = 2 * sum(m * k * n for m, k, n in _ceiling.list_matrix_products(config, 32_000))
     assert counter.get_total_flops() == pytest.approx(listed, rel=1e-3)
 
 
 def test_packed_products_are_products() -> None:
     rng = torch.Generator().manual_seed(0)
     x, w = torch.randn(7, 48, generator=rng), torch.randn(32, 48, generator=rng)
-    assert torch.allclose(extraction._pack_weight(w, 7)(x), x @ w.T, atol=1e-4)
+    assert torch.allclose(_ceiling.pack_weight(w, 7)(x), x @ w.T, atol=1e-4)
+
+
+@pytest.mark.parametrize("supported", [False, True])
+def test_what_is_not_bf16_says_so(supported: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a processor without it, bf16's products are raced in fp32, as the encoder computes them."""
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    monkeypatch.setattr(forward, "has_onednn", lambda _: True)
+    assert _ceiling.choose_arithmetic("bf16") == (torch.bfloat16 if supported else torch.float32)
+    assert _ceiling.choose_arithmetic("fp32") == torch.float32
+    assert ("computed in fp32" in _ceiling.note_arithmetic("bf16")) == (not supported)
+    assert _ceiling.note_arithmetic("fp32") == _ceiling.note_arithmetic("8 bits") == ""
 
 
 def test_the_eager_loop_learns_what_the_mlp_learns() -> None:
@@ -254,9 +268,7 @@ def test_every_table_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.slow
 def test_the_rows_of_a_gpu_run_without_one(tmp_path: Path) -> None:
     """The same code on a CPU: the slower of sound and encoder is no slower than the pass of both, give or take."""
-    rows = list(
-        extraction.measure_gpu_pass(bench.make_encoder(tmp_path / "encoder", TOY), tmp_path, TOY, "cpu", clips=8)
-    )
+    rows = list(_gpu.measure_gpu_pass(bench.make_encoder(tmp_path / "encoder", TOY), tmp_path, TOY, "cpu", clips=8))
     assert [row.floor for row in rows] == [1.25, 90]
     assert all(isinstance(row.value, float) and row.value > 0 for row in rows)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -331,8 +332,27 @@ def test_a_file_that_is_not_a_whole_cache_is_refused_in_one_line(path: Path, how
 
 
 def test_a_missing_file_says_how_to_make_it(tmp_path: Path) -> None:
-    with pytest.raises(CacheError, match=r"embedkit extract --corpus iemocap"):
+    with pytest.raises(CacheError, match=r"embedkit extract --corpus iemocap$"):
         Cache.open(tmp_path / "iemocap.h5")
+
+
+def test_a_missing_file_of_a_workspace_names_those_that_are_there(workspace: Workspace) -> None:
+    """With the flags that reach them and how many rows are done; neither other corpora nor a damaged file."""
+    for recipe, corpus in (("exact", "iemocap"), ("crop", "iemocap"), ("exact", "ravdess")):
+        path = workspace.cache_file(recipe, SPEC.slug, corpus)
+        cache.create_cache(path, IDENTITY, utterances(), LAYERS, DIM)
+    with Cache.open(workspace.cache_file("exact", SPEC.slug, "iemocap"), write=True) as file:
+        file.fill_rows([0, 1], features(2), [1.0, 1.0], ["0", "1"])
+    workspace.cache_file("exact", "damaged", "iemocap").parent.mkdir()
+    workspace.cache_file("exact", "damaged", "iemocap").write_text("no")
+    there = (
+        f"; cached of iemocap: --recipe crop --encoder org/name (0 of {ROWS} rows),"
+        f" --recipe exact --encoder org/name (2 of {ROWS} rows)"
+    )
+    assert cache.describe_cached(workspace.cache, "iemocap") == there
+    assert cache.describe_cached(workspace.cache, "crema-d") == ""
+    with pytest.raises(CacheError, match=re.escape(there) + "$"):
+        Cache.open(workspace.cache_file("plain", SPEC.slug, "iemocap"))
 
 
 # ---------------------------------------------------------------- one writer, and kills
@@ -364,7 +384,7 @@ file = Cache.open(Path(sys.argv[1]), write=True)
 print("open", flush=True)
 for row in np.flatnonzero(file.done == 0):
     x = np.full((1, *file._data["features"].shape[1:]), row, np.float16)
-    file.fill([row], x, [float(row)], [str(row)])
+    file.fill_rows([row], x, [float(row)], [str(row)])
 time.sleep(60)
 """
 

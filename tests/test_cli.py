@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from encoders_fixtures import tiny_hubert
 
-from embedkit import cli, export, synth
+from embedkit import cli, refit, synth
 from embedkit.workspace import init_workspace
 
 
@@ -68,7 +68,7 @@ def test_the_three_verbs_work_exactly_so(
     code, out, err = run(capsys, *here, "study", "--folds", "loso", *quick, "--set", "heads.mlp.epochs=3", "--json")
     assert (code, out) == (2, "") and "epochs" in err and "--name" in err
 
-    monkeypatch.setattr(export, "stitch_study", partial(export.stitch_study, clips=8))
+    monkeypatch.setattr(refit, "stitch_export", partial(refit.stitch_export, clips=8))
     model = document(capsys, *here, "stitch-export")
     assert Path(model["model"]).parent == home / "studies" / "iemocap-loso" and model["certificate"]
     said = document(capsys, *here, "predict", model["model"], home / "note.wav")["files"][0]

@@ -25,7 +25,7 @@ from embedkit import cache, cards, encoders
 from embedkit.cache import DONE, MISSING, Cache, Identity
 from embedkit.corpora import Utterance, pick_balanced_rows, select_rows
 from embedkit.encoders import Spec
-from embedkit.errors import CacheError, ClipError, CorpusError, EmbedkitError, UserError
+from embedkit.errors import CacheError, CardError, ClipError, CorpusError, EmbedkitError, UserError
 from embedkit.extract import CacheState, Clip, ClipLoader, ExtractPlan, Task, encode, extract_corpus, plan_pass
 from embedkit.extract import run as pass_run
 from embedkit.workers import TASKS_PER_WORKER, map_in_workers
@@ -195,6 +195,20 @@ def test_a_pass_fills_the_file_with_what_the_encoder_said(workspace: Workspace, 
     assert report == expected and json.dumps(report)
     assert run(workspace, mine) == {**expected, "audio_seconds_per_second": 0.0}
     assert fake.loaded == 1 and contents(file.path) == before
+
+
+def test_names_and_folders_may_stand_for_a_card_and_a_workspace(
+    workspace: Workspace, mine: Path, fake: type[Fake]
+) -> None:
+    """The recipe by the name of its card, workspace and place as text: the same file as with the objects."""
+    options = {"views": 0, "jobs": 1, "device": "cpu"}
+    report = extract_corpus(str(workspace.root), "mine", recipe="plain", root=str(mine), **options)
+    card = cards.read(cards.Recipe, workspace.card("cache", "plain"))
+    assert report["done"] == 8 and fake.loaded == 1
+    again = extract_corpus(workspace, "mine", recipe=card, root=mine, **options)
+    assert again == {**report, "audio_seconds_per_second": 0.0} and fake.loaded == 1
+    with pytest.raises(CardError, match="did you mean 'plain'"):
+        extract_corpus(workspace, "mine", recipe="plan", root=mine, **options)
 
 
 @pytest.mark.usefixtures("fake")

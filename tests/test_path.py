@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 
-from embedkit import cli, export
+from embedkit import cli, refit
 from embedkit.cache import Cache
 from embedkit.classes import CLASSES
 from embedkit.workspace import init_workspace
@@ -149,7 +149,7 @@ def test_the_exported_file_agrees_with_torch_on_real_clips(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """stitch-export writes a file that 12 real clips certify; predict and evaluate on it give a label for each."""
-    monkeypatch.setattr(export, "stitch_study", partial(export.stitch_study, clips=12))
+    monkeypatch.setattr(refit, "stitch_export", partial(refit.stitch_export, clips=12))
     made = embedkit(workspace, "stitch-export", "landmark", capsys=capsys)
     assert Path(made["model"]).stat().st_size == made["bytes"]
     assert made["certificate"]["clips"] == 12 and made["certificate"]["float_against_torch"]["flips"] == 0

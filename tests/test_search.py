@@ -18,7 +18,7 @@ import pytest
 
 from embedkit import cards
 from embedkit.errors import FitError, StudyError
-from embedkit.study import mask_password, search_parameters
+from embedkit.study.search import mask_password, search_parameters
 
 SPACE = {
     "x": cards.FloatRange(type="float", low=1e-3, high=10.0, log=True),

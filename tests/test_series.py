@@ -194,7 +194,7 @@ def test_every_way_to_normalise(workspace: Workspace) -> None:
     doc = run(workspace, "normalisation", ["quick"])
     assert list(doc["parts"]) == ["none", "global", "corpus", "speaker", "coral", "corpus-coral"]
     assert any(n.startswith("speaker: ") and "by those very clips" in n for n in doc["notes"])
-    told = series.audit_study(workspace, "normalisation")
+    told = series.audit_series(workspace, "normalisation")
     assert told["passed"] and list(told["parts"]) == list(doc["parts"])
     assert [f["verdict"] for f in told["parts"]["speaker"]["findings"] if f["check"] == "scaler"] == ["allowed"]
     assert all(not told["parts"][p]["findings"] for p in ("none", "global", "corpus", "coral"))
@@ -286,6 +286,6 @@ def test_a_card_of_parts_by_its_path(workspace: Workspace, tmp_path: Path) -> No
     """A card may lie anywhere: its parts run, and are audited, as those of a named one."""
     card = tmp_path / "mine.toml"
     card.write_text('heads = ["quick"]\nlayers = [1]\n[parts.a]\nfolds.k = 4\n[parts.b]\nfolds.kind = "speaker"\n')
-    assert list(series.audit_study(workspace, str(card))["parts"]) == ["a", "b"]
+    assert list(series.audit_series(workspace, str(card))["parts"]) == ["a", "b"]
     assert series.run_study(workspace, str(card), jobs=1)["study"] == "mine"
     assert {p.name for p in workspace.studies.glob("mine*")} == {"mine", "mine.a", "mine.b"}

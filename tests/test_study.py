@@ -261,14 +261,14 @@ from embedkit import study
 from embedkit.study import pool
 from embedkit.workspace import Workspace
 
-train = study.Bench.train
+train = study.FoldTrainer.train
 
 def slow(self, *task):  # the workers import this script too
     train(self, *task)
     (self.plan.folder.parent.parent / f"{os.getpid()}.trained").touch()
     time.sleep(0.5)
 
-study.Bench.train, pool.POOL_PAYS = slow, -1.0
+study.FoldTrainer.train, pool.POOL_PAYS = slow, -1.0
 if __name__ == "__main__":
     flags = {"heads": ["quick"], "seeds": 8}
     study.run_single_study(Workspace(Path(sys.argv[1])), flags=flags, name="killed", jobs=2)

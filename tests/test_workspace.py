@@ -65,3 +65,7 @@ def test_a_misspelt_setting_is_named(tmp_path: Path) -> None:
     (tmp_path / "embedkit.toml").write_text("[corpus]\n")
     with pytest.raises(CardError, match="unknown key 'corpus'; did you mean 'corpora'"):
         workspace.settings()
+    for wrong in ("corpora = 1", "[corpora]\nmine = 1"):
+        (tmp_path / "embedkit.toml").write_text(wrong)
+        with pytest.raises(CardError, match="expected a table of lines NAME"):
+            workspace.settings()

@@ -1,8 +1,8 @@
-"""`embedkit bench`: what this machine can do, and how near embedkit comes to it, on one page.
+"""`embedkit bench`: what this machine can do, and how close embedkit comes to it, on one page.
 
-Each table is one module of this folder with a TITLE, a HOW and `rows(size)`. Every figure that has a floor is a ratio
-of things measured in turns in one run, so that a busy machine slows both sides: the median of at least 5, with the
-lowest and the highest beside it. Times are CPU seconds of one thread, but where a process is started: those are wall.
+Each table is one module of this folder, with a TITLE, a HOW and `rows(size)`. Every figure that has a floor is a ratio
+of two things that one run measures in turns, so that a busy machine slows both: the median of at least 5, with the
+lowest and the highest beside it. Times are CPU seconds of one thread, or wall time where a process is started.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from embedkit.bench._measure import (
     run_in_worker,
     time_in_turns,
 )
-from embedkit.bench._page import TABLES, Row, format_number, format_page, run
+from embedkit.bench._page import TABLES, BenchDocument, Row, format_number, format_page, run
 
 __all__ = [
     "TABLES",
+    "BenchDocument",
     "ProcessUsage",
     "Row",
     "Size",

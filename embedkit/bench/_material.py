@@ -1,25 +1,26 @@
-"""What is measured on: synthetic speech, random encoders, made-up features and caches."""
+"""What the tables measure with: synthetic speech, a random encoder, made-up features and caches."""
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from embedkit.audio import RATE
+from embedkit.audio import RATE, Wave
 
 if TYPE_CHECKING:
+    from embedkit.corpora import Utterance
     from embedkit.encoders import Spec
+    from embedkit.encoders._random_weights import HubertConfig
     from embedkit.workspace import Workspace
 
 
 MEAN_SECONDS, SD_SECONDS, MAX_SECONDS = 4.5, 3.1, 8.0  # s: IEMOCAP's turns, and where a recipe cuts them
-
-Wave = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -27,16 +28,16 @@ class Size:
     """How much is measured: the defaults take about 10 minutes on 2 idle cores."""
 
     repeats: int = 5
-    full: bool = False  # what takes minutes more: 100 trials, 100,000 rows and a million
-    clips: int = 16  # of the naive loop's batch
+    full: bool = False  # measure what takes minutes more too: 100 trials, 100,000 rows and a million
+    clips: int = 16  # in the naive loop's batch
     views: int = 4
-    passes: tuple[int, int] = (40, 120)  # clips of those whose memory is watched
-    encoder: Mapping[str, Any] = field(default_factory=dict)  # keys of config.json that differ from DistilHuBERT's
-    train: int = 8_200  # rows a fold
+    passes: tuple[int, int] = (40, 120)  # clips of the two passes whose memory is measured
+    encoder: Mapping[str, object] = field(default_factory=dict)  # keys of config.json that differ from DistilHuBERT's
+    train: int = 8_200  # training rows of a fold
     dim: int = 768
     epochs: int = 2  # of the MLP's 25; each costs the same
-    sessions: Sequence[int] = (1085, 1023, 1151, 1031, 1241)  # IEMOCAP's turns
-    mixed: int = 4_900  # CREMA-D's
+    sessions: Sequence[int] = (1085, 1023, 1151, 1031, 1241)  # turns in each of IEMOCAP's sessions
+    mixed: int = 4_900  # clips of CREMA-D
     axes: Mapping[str, Sequence[int]] = field(default_factory=lambda: AXES)
 
 
@@ -49,10 +50,11 @@ AXES: Mapping[str, Sequence[int]] = {
 
 
 def make_clip_lengths(count: int) -> list[int]:
-    """Samples of clips as IEMOCAP has them: a lognormal's quantiles (mean 4.5 s, sd 3.1 s), cut at 8 s.
+    """The lengths (samples) of so many clips as IEMOCAP has them: quantiles of a lognormal distribution (mean 4.5 s, sd
+    3.1 s), cut at 8 s.
 
     >>> [round(n / RATE, 1) for n in make_clip_lengths(4)]
-    [1.8, 3.0, 4.5, 7.5]
+    [1.8, 3.0, 4.5, 7.6]
     """
     from statistics import NormalDist
 
@@ -63,7 +65,7 @@ def make_clip_lengths(count: int) -> list[int]:
 
 
 def make_speech(count: int) -> list[Wave]:
-    """Synthetic speech, clips of `lengths`, one voice each."""
+    """So many clips of synthetic speech, of the lengths by `make_clip_lengths`, each by another voice."""
     from embedkit import synth
     from embedkit.classes import CLASSES
 
@@ -75,19 +77,39 @@ def make_speech(count: int) -> list[Wave]:
     ]
 
 
+def write_manifest(folder: Path, clips: Sequence[Wave]) -> Path:
+    """Write the clips as WAV files, and a manifest of them, whose path is returned."""
+    import soundfile
+
+    from embedkit.classes import CLASSES
+
+    folder.mkdir(parents=True)
+    with (folder / "made.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["file", "speaker", "label"])
+        for i, clip in enumerate(clips):
+            soundfile.write(folder / f"{i}.wav", clip, RATE, subtype="PCM_16")
+            table.writerow([f"{i}.wav", i % 2, CLASSES[i % 4]])
+    return folder / "made.csv"
+
+
 def make_encoder(folder: Path, size: Size) -> Spec:
     """DistilHuBERT's geometry with random weights: speed does not depend on what was learned."""
     from embedkit import encoders
-    from embedkit.encoders import _random_weights as random_weights
 
-    return encoders.resolve(
-        str(random_weights.write_random_hubert(folder, 0, {**random_weights.DISTILHUBERT, **size.encoder}))
-    )
+    return encoders.resolve(str(encoders.write_random_hubert(folder, 0, choose_config(size))))
+
+
+def choose_config(size: Size) -> HubertConfig:
+    """config.json of the encoder that is measured."""
+    from embedkit.encoders import DISTILHUBERT
+
+    return cast("HubertConfig", {**DISTILHUBERT, **size.encoder})
 
 
 def make_features(rows: int, dim: int, seed: int = 0) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.str_]]:
-    """Pooled features as encoders give them, X [row, dim] and y [row]: an offset, a spread that falls as the real
-    Whisper's does (the k-th direction's standard deviation as k^-0.65), classes that overlap."""
+    """Made-up pooled features X [row, dim] and classes y [row], similar to an encoder's: with an offset, with standard
+    deviations that fall as the real Whisper's (in the k-th direction as k^-0.65), and with classes that overlap."""
     from embedkit.classes import CLASSES
 
     rng, world = np.random.default_rng([seed, rows]), np.random.default_rng(0)
@@ -101,7 +123,7 @@ def make_features(rows: int, dim: int, seed: int = 0) -> tuple[npt.NDArray[np.fl
 
 
 def make_cache(workspace: Workspace, corpus: str, sessions: Sequence[int], dim: int, views: int = 0) -> None:
-    """A cache of made-up features in a workspace, as if `extract` had filled it: one layer, so many rows a session."""
+    """Write a cache of made-up features into a workspace, as if by `extract`. sessions: rows of each; one layer."""
     from embedkit import cards
     from embedkit.cache import Cache, Identity, create_cache
 
@@ -123,8 +145,8 @@ def make_cache(workspace: Workspace, corpus: str, sessions: Sequence[int], dim: 
             file.fill_rows(part.tolist(), block, [MEAN_SECONDS] * len(part), [f"{corpus}{i}" for i in part])
 
 
-def _make_utterances(corpus: str, sessions: Sequence[int], classes: Iterable[str]) -> Iterator[Any]:
-    """IEMOCAP's two speakers a session; any other corpus has one session less and 91 speakers."""
+def _make_utterances(corpus: str, sessions: Sequence[int], classes: Iterable[str]) -> Iterator[Utterance]:
+    """Of IEMOCAP with two speakers in each session; of any other corpus with 91 speakers and no sessions."""
     from embedkit import corpora
     from embedkit.corpora import Utterance
 

@@ -1,4 +1,4 @@
-"""Measuring: commands in turns, processor time, memory of a family of processes."""
+"""Measuring: calls in turns, CPU time, and the memory of a process with its children."""
 
 from __future__ import annotations
 
@@ -15,20 +15,24 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import ParamSpec, Protocol, TypeVar, Unpack
 
-from embedkit.bench._page import Row
+from embedkit.bench._page import Row, RowFields
 from embedkit.errors import UserError
+
+P = ParamSpec("P")
+Answer = TypeVar("Answer")
 
 
 class Timing(float):
-    """CPU seconds, said by a call that another process has made."""
+    """CPU seconds, as the result of a call that took them in another process."""
 
 
 def time_in_turns(
     calls: Mapping[str, Callable[[], object]], repeats: int, clock: Callable[[], float] = time.process_time
 ) -> dict[str, list[float]]:
-    """Seconds that each call takes, `repeats` times in turns: what it says it `Timing`, else by the clock around it."""
+    """Seconds that each call takes, by its name, `repeats` times in turns: its result if that is a `Timing`, else by
+    the clock."""
     timings: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
@@ -39,9 +43,9 @@ def time_in_turns(
 
 
 def make_ratio_row(
-    what: str, over: Sequence[float], under: Sequence[float], scale: float = 1, **row_fields: Any
+    what: str, over: Sequence[float], under: Sequence[float], scale: float = 1, **row_fields: Unpack[RowFields]
 ) -> Row:
-    """The median of scale * over[i] / under[i], of the same round each, as a row."""
+    """A row of the median of scale * over[i] / under[i], where both are of the same round i."""
     values = [scale * a / b for a, b in zip(over, under, strict=True)]
     return Row(what, median(values), low=min(values), high=max(values), **row_fields)
 
@@ -50,13 +54,13 @@ def make_ratio_row(
 class ProcessUsage:
     """What a command took."""
 
-    seconds: float  # wall
-    cpu: float  # of it and its children together (s)
-    megabytes: float | None  # the highest memory of it and its children together; None where the system does not say
+    seconds: float  # wall time
+    cpu: float  # CPU time of it and its children together (s)
+    megabytes: float | None  # peak memory of it and its children together; None where the system does not report it
 
 
 def run_command(*arguments: str, memory: bool = False) -> ProcessUsage:
-    """Run `python arguments...` to its end. Raises UserError with its last line where it fails."""
+    """Run `python arguments...` to its end. Raises UserError with the last line of stderr where it fails."""
     begin, before = time.perf_counter(), _read_children_cpu()
     process = subprocess.Popen(
         [sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -74,30 +78,42 @@ def run_command(*arguments: str, memory: bool = False) -> ProcessUsage:
     return ProcessUsage(seconds, _read_children_cpu() - before, peak[0] or None)
 
 
+class CallWorker(Protocol):
+    """Makes calls in a worker."""
+
+    def __call__(self, call: Callable[P, Answer], *arguments: P.args, **named: P.kwargs) -> Answer:
+        """The result of call(*arguments, **named), all of which are pickled."""
+        ...
+
+
 @contextmanager
-def fresh_worker() -> Iterator[Callable[..., Any]]:
-    """A fresh process that finds what a worker of `extract` finds: one thread, memory that is kept. What is yielded
-    makes calls there: ask(call, *what). Ctrl-C ends it."""
+def fresh_worker() -> Iterator[CallWorker]:
+    """A fresh process in the environment of a worker of `extract`: one thread, memory that it keeps. Ctrl-C ends it."""
     from embedkit.workers import worker_environment
 
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        with worker_environment():  # no longer than it takes to start: Ctrl-C is not heard meanwhile
+        with worker_environment():  # until it has started, no longer: Ctrl-C is ignored meanwhile
             process = pool.submit(os.getpid).result()
+
+        def call_worker(call: Callable[P, Answer], *arguments: P.args, **named: P.kwargs) -> Answer:
+            """The call's result, as `CallWorker`."""
+            return pool.submit(call, *arguments, **named).result()
+
         try:
-            yield lambda call, *what: pool.submit(call, *what).result()
+            yield call_worker
         except KeyboardInterrupt:
             os.kill(process, signal.SIGTERM)
             raise
 
 
-def run_in_worker(call: Callable[..., Any], *what: Any) -> Any:
-    """call(*what) in a `worker` of its own."""
-    with fresh_worker() as ask:
-        return ask(call, *what)
+def run_in_worker(call: Callable[P, Answer], *arguments: P.args, **named: P.kwargs) -> Answer:
+    """call(*arguments, **named) in a `fresh_worker` of its own."""
+    with fresh_worker() as call_worker:
+        return call_worker(call, *arguments, **named)
 
 
 def _read_children_cpu() -> float:
-    """CPU seconds of the processes that this one has started and that have ended."""
+    """CPU seconds of those processes started by this one that have ended."""
     times = os.times()
     return times.children_user + times.children_system
 
@@ -109,7 +125,7 @@ def _watch_memory(process: subprocess.Popen[str], peak: list[float]) -> None:
 
 
 def _list_process_tree(pid: int) -> list[int]:
-    """A process and those that it started, and theirs (Linux; elsewhere only itself)."""
+    """A process, its children, their children and so on (on Linux; elsewhere the process alone)."""
     try:
         children = [
             int(c) for task in Path(f"/proc/{pid}/task").iterdir() for c in (task / "children").read_text().split()
@@ -120,7 +136,7 @@ def _list_process_tree(pid: int) -> list[int]:
 
 
 def _read_memory(pid: int) -> float:
-    """Memory of a process, what it shares with others divided among them; 0 where the system does not say."""
+    """Memory of a process (MB), with its part of what several processes share; 0 if the system does not report it."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:

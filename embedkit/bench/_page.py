@@ -4,35 +4,78 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Protocol, TypedDict, cast
 
-from embedkit import __version__
+from embedkit._version import __version__
 from embedkit.bench._material import Size
 from embedkit.errors import UserError, did_you_mean
 
 TABLES = ("machine", "extraction", "heads", "growth", "startup")  # in the page's order
 
 
+class RowDocument(TypedDict):
+    """A `Row` in the output of `bench --json`."""
+
+    what: str
+    value: float | str
+    unit: str
+    floor: float | None
+    aim: float | None
+    most: bool
+    low: float | None
+    high: float | None
+    note: str
+    verdict: str
+
+
+class TableDocument(TypedDict):
+    """A table in the output of `bench --json`."""
+
+    name: str
+    title: str
+    how: str
+    rows: list[RowDocument]
+
+
+class BenchDocument(TypedDict):
+    """The output of `bench --json`."""
+
+    embedkit: str  # version
+    seconds: float  # that the whole bench took
+    short: list[str]  # `what` of each row that has a verdict
+    tables: list[TableDocument]
+
+
+class RowFields(TypedDict, total=False):
+    """What a row may have beside its figure; see `Row`."""
+
+    unit: str
+    floor: float
+    aim: float
+    most: bool
+    note: str
+
+
 @dataclass(frozen=True)
 class Row:
-    """One figure. floor: what it must reach, aim: what it should; at least, or at most where `most`."""
+    """One figure."""
 
     what: str
     value: float | str
     unit: str = ""
-    floor: float | None = None
-    aim: float | None = None
-    most: bool = False
-    low: float | None = None  # of the repeats
+    floor: float | None = None  # that the value must reach
+    aim: float | None = None  # that it should reach
+    most: bool = False  # whether floor and aim are upper limits
+    low: float | None = None  # lowest and highest of the repeats
     high: float | None = None
     note: str = ""
 
     @property
     def verdict(self) -> str:
-        """ "short of 5.5", "short of the aim 6.5", or "" where there is nothing to complain of."""
+        """ "short of 5.5", "short of the aim 6.5", or "" where the value reaches both."""
         if isinstance(self.value, str):
             return ""
         for limit, name in ((self.floor, ""), (self.aim, "the aim ")):
@@ -42,12 +85,14 @@ class Row:
 
 
 class Table(Protocol):
-    """What a module of this folder offers."""
+    """What a module of this folder offers. It may also have `draw(rows: list[RowDocument], folder: Path)`."""
 
     TITLE: str
-    HOW: str  # of what, and how it is measured
+    HOW: str  # what is measured, and how
 
-    def rows(self, size: Size) -> Iterator[Row]: ...
+    def rows(self, size: Size) -> Iterator[Row]:
+        """Measure: each row as soon as it is known."""
+        ...
 
 
 def run(
@@ -55,11 +100,11 @@ def run(
     size: Size | None = None,
     figures: Path | None = None,
     announce: Callable[[str], None] = print,
-) -> dict[str, Any]:
-    """Measure. only: names of tables; figures: a folder for pictures; announce is told each row as it is known.
+) -> BenchDocument:
+    """Measure. only: names of tables (none: all); figures: a folder for pictures; announce: called with a line for each
+    row as soon as it is known.
 
-    Returns {embedkit, seconds, short: [what], tables: [{name, title, how, rows: [{what, value, unit, floor, aim, most,
-    low, high, note, verdict}]}]}. Raises UserError for an unknown table or a folder that is not there.
+    Raises UserError for an unknown table or a folder that does not exist.
     """
     for name in only:
         if name not in TABLES:
@@ -67,22 +112,22 @@ def run(
     if figures and not figures.is_dir():
         raise UserError(f"{figures}: no such folder; make it, or give another")
     begin = time.perf_counter()
-    tables: list[dict[str, Any]] = []
+    tables: list[TableDocument] = []
     for name in (n for n in TABLES if not only or n in only):
-        table = cast(Table, importlib.import_module(f"{__name__}.{name}"))
-        rows = []
+        table = cast(Table, importlib.import_module(f"embedkit.bench.{name}"))
+        rows: list[RowDocument] = []
         for row in table.rows(size or Size()):
             announce(f"{name}: {row.what}: {format_number(row.value)} {row.unit} {row.verdict}".rstrip())
-            rows.append({**asdict(row), "verdict": row.verdict})
+            rows.append(cast(RowDocument, {**asdict(row), "verdict": row.verdict}))
         tables.append({"name": name, "title": table.TITLE, "how": table.HOW, "rows": rows})
         if figures and hasattr(table, "draw"):
             table.draw(rows, figures)
-    short = [str(row["what"]) for table in tables for row in table["rows"] if row["verdict"]]
+    short = [row["what"] for table in tables for row in table["rows"] if row["verdict"]]
     return {"embedkit": __version__, "seconds": time.perf_counter() - begin, "short": short, "tables": tables}
 
 
-def format_page(document: Mapping[str, Any]) -> str:
-    """The page: a Markdown table for each of the document's."""
+def format_page(document: BenchDocument) -> str:
+    """The document as a page of Markdown tables."""
     lines = [f"# embedkit {document['embedkit']} bench, {document['seconds'] / 60:.1f} minutes"]
     for table in document["tables"]:
         lines += ["", f"## {table['title']}", "", table["how"], ""]
@@ -94,16 +139,15 @@ def format_page(document: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", f"Short of floor or aim: {', '.join(short) if short else 'nothing'}."])
 
 
-def _format_cells(row: Mapping[str, Any]) -> list[str]:
-    spread = "" if row["low"] is None else f"{format_number(row['low'])} to {format_number(row['high'])}"
-    limits = [
-        "" if row[k] is None else f"{'<=' if row['most'] else '>='} {format_number(row[k])}" for k in ("floor", "aim")
-    ]
+def _format_cells(row: RowDocument) -> list[str]:
+    low, high, sign = row["low"], row["high"], "<=" if row["most"] else ">="
+    spread = "" if low is None or high is None else f"{format_number(low)} to {format_number(high)}"
+    limits = ["" if limit is None else f"{sign} {format_number(limit)}" for limit in (row["floor"], row["aim"])]
     return [row["what"], f"{format_number(row['value'])} {row['unit']}".strip(), spread, *limits, row["verdict"]]
 
 
 def _align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of a Markdown table, the first one its head, columns of one width."""
+    """The lines of a Markdown table, every cell of a column as wide as the widest. rows[0]: the head."""
     widths = [max(3, *(len(row[i]) for row in rows)) for i in range(len(rows[0]))]
     ruled = [rows[0], ["-" * width for width in widths], *rows[1:]]
     return [
@@ -112,7 +156,7 @@ def _align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def format_number(value: float | str) -> str:
-    """Three digits, five where a number is near 1 from below (a cosine, a share).
+    """A number with three digits, or five where it is slightly below 1 (a cosine, a share); text as it is.
 
     >>> [format_number(x) for x in (5.678, 0.99991, 123.4, 12345.6, "AVX2")]
     ['5.68', '0.99991', '123', '12,346', 'AVX2']

@@ -1,26 +1,33 @@
-"""Training: each head against the loop or the library that one would use, and the paper's table from a warm cache."""
+"""Training: each head against the loop or library that one would use otherwise, and whole studies from a warm cache."""
 
 from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from embedkit.bench._material import Size, make_cache, make_features
 from embedkit.bench._measure import make_ratio_row, run_command, time_in_turns
 from embedkit.bench._page import Row, format_number
 from embedkit.threads import one_thread
 
+if TYPE_CHECKING:
+    import torch
+
+    from embedkit import cards
+    from embedkit.heads import Estimator
+
 TITLE = "Heads"
 HOW = (
     "A fold of IEMOCAP's size with CREMA-D mixed in: 8,200 rows of 768 features, made up with the spread of an"
     " encoder's. CPU time of one thread each, in turns; the verbs at the end: wall time from process start to exit."
 )
-LIGHTGBM_DEFAULTS = {  # LightGBM's own
+LIGHTGBM_DEFAULTS = {  # of LightGBM itself
     "n_estimators": 100,
     "learning_rate": 0.1,
     "num_leaves": 31,
@@ -32,6 +39,7 @@ FOLDS = 5
 
 
 def rows(size: Size) -> Iterator[Row]:
+    """The MLP, logistic regression and LightGBM on one fold, then whole studies."""
     with one_thread():
         yield from _measure_mlp(size)
         yield from _measure_logistic(size)
@@ -39,8 +47,8 @@ def rows(size: Size) -> Iterator[Row]:
     yield from _measure_verbs(size)
 
 
-def read_shipped_card(name: str) -> Any:
-    """A head's card as the package ships it."""
+def read_shipped_card(name: str) -> cards.Head:
+    """The card of a head that comes with embedkit."""
     from embedkit import cards
     from embedkit.workspace import init_workspace
 
@@ -57,10 +65,10 @@ def _measure_mlp(size: Size) -> Iterator[Row]:
     X, y = make_features(size.train, size.dim)
     index = np.unique(y, return_inverse=True)[1]
     paper = read_shipped_card("paper")
-    shape = {k: paper.fixed[k] for k in ("hidden", "lr", "weight_decay", "warmup", "batch", "gamma", "smoothing")}
     ours = paper.model_copy(update={"fixed": {**paper.fixed, "epochs": size.epochs}})
-    calls = {
-        "eager": lambda: train_eagerly(X, index, size.epochs, shape),
+    settings = cast(Mapping[str, float], paper.fixed)  # those that are used are numbers
+    calls: dict[str, Callable[[], object]] = {
+        "eager": lambda: train_eagerly(X, index, size.epochs, settings),
         "ours": lambda: heads.build(ours).fit(X, y),
     }
     timings = time_in_turns(calls, size.repeats)
@@ -79,31 +87,40 @@ def _measure_mlp(size: Size) -> Iterator[Row]:
     )
 
 
-def train_eagerly(X: Any, y: Any, epochs: int, shape: Mapping[str, Any], net: Any = None) -> Any:
-    """The loop that one would write: autograd, AdamW, a scheduler, the contract's focal loss. Returns the network."""
+def train_eagerly(
+    X: npt.NDArray[np.float32],
+    y: npt.NDArray[np.int64],
+    epochs: int,
+    settings: Mapping[str, float],
+    net: torch.nn.Module | None = None,
+) -> torch.nn.Module:
+    """The loop that one would write: autograd, AdamW, a scheduler, and the MLP's focal loss. Returns the network.
+
+    y: places of classes [row]. settings: the MLP's hidden, lr, weight_decay, warmup, batch, gamma and smoothing. net:
+    the network to begin with; None: a new one.
+    """
     import torch
 
     torch.manual_seed(0)
     count, classes = len(X), int(y.max()) + 1
-    sizes = ((X.shape[1], shape["hidden"]), (shape["hidden"], classes))
-    net = net or torch.nn.Sequential(*(torch.nn.Linear(*size) for size in sizes))
+    hidden, batch, smooth = int(settings["hidden"]), int(settings["batch"]), settings["smoothing"]
+    net = net or torch.nn.Sequential(torch.nn.Linear(X.shape[1], hidden), torch.nn.Linear(hidden, classes))
     weight = torch.tensor(count / (classes * np.bincount(y)), dtype=torch.float32)
     inputs, truth = torch.from_numpy(X), torch.from_numpy(y)
-    steps = epochs * math.ceil(count / shape["batch"])
-    rise = math.ceil(steps * shape["warmup"])
-    optimizer = torch.optim.AdamW(net.parameters(), lr=shape["lr"], weight_decay=shape["weight_decay"])
+    steps = epochs * math.ceil(count / batch)
+    rise = math.ceil(steps * settings["warmup"])
+    optimizer = torch.optim.AdamW(net.parameters(), lr=settings["lr"], weight_decay=settings["weight_decay"])
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
         lambda s: s / rise if s < rise else 0.5 * (1 + math.cos(math.pi * (s - rise) / max(1, steps - rise))),
     )
-    smooth = shape["smoothing"]
     for _ in range(epochs):
-        for i in torch.randperm(count).split(shape["batch"]):  # type: ignore[no-untyped-call]
+        for i in torch.randperm(count).split(batch):  # type: ignore[no-untyped-call]
             log_p = torch.log_softmax(net(inputs[i]), 1)
             q = torch.full_like(log_p, smooth / classes).scatter_(1, truth[i][:, None], 1 - smooth + smooth / classes)
-            loss = (weight[truth[i]] * (q * (1 - log_p.exp()) ** shape["gamma"] * -log_p).sum(1)).mean()
+            loss = (weight[truth[i]] * (q * (1 - log_p.exp()) ** settings["gamma"] * -log_p).sum(1)).mean()
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
     return net
@@ -122,17 +139,18 @@ def _measure_logistic(size: Size) -> Iterator[Row]:
     X, y = make_features(size.train * FOLDS // (FOLDS - 1), size.dim)
     fold = np.arange(len(X)) % FOLDS
     head = read_shipped_card("logistic")
-    predicted: dict[str, list[Any]] = {"library": [], "ours": []}
+    predicted: dict[str, list[npt.NDArray[np.str_]]] = {"library": [], "ours": []}
 
-    def fit_and_predict(name: str, model: Any, dtype: Any) -> None:
-        """A fold a round, in turns."""
+    def fit_and_predict(name: str, model: Estimator, dtype: type[np.floating]) -> None:
+        """Fit on the next fold, and predict its test rows."""
         test = fold == len(predicted[name]) % FOLDS
         predicted[name].append(model.fit(X[~test].astype(dtype), y[~test]).predict(X[test]))
 
-    def make_library_head() -> Any:
-        return make_pipeline(StandardScaler(), LogisticRegression(C=0.05, class_weight="balanced", max_iter=1000))
+    def make_library_head() -> Estimator:
+        regression = LogisticRegression(C=0.05, class_weight="balanced", max_iter=1000)
+        return cast("Estimator", make_pipeline(StandardScaler(), regression))
 
-    calls = {
+    calls: dict[str, Callable[[], object]] = {
         "library": lambda: fit_and_predict("library", make_library_head(), np.float64),
         "ours": lambda: fit_and_predict("ours", heads.build(head), np.float32),
     }
@@ -154,16 +172,18 @@ def _measure_lightgbm(size: Size) -> Iterator[Row]:
 
     X, y = make_features(size.train + 2_000, size.dim)
     train, validate, test = (slice(size.train), slice(size.train, -1_000), slice(-1_000, None))
-    ours = read_shipped_card("lightgbm")
-    theirs = ours.model_copy(update={"fixed": LIGHTGBM_DEFAULTS})
+    card = read_shipped_card("lightgbm")
+    defaults = card.model_copy(update={"fixed": LIGHTGBM_DEFAULTS})
     ua_by_name: dict[str, float] = {}
 
-    def fit_and_score(name: str, head: Any, **more: Any) -> None:
-        ua_by_name[name] = metrics.ua(y[test], heads.build(head).fit(X[train], y[train], **more).predict(X[test]))
+    def fit_and_score(name: str, head: cards.Head, rows: slice | None) -> None:
+        validation = (X[rows], y[rows]) if rows else None
+        fitted = heads.build(head).fit(X[train], y[train], validation=validation)
+        ua_by_name[name] = metrics.ua(y[test], fitted.predict(X[test]))
 
-    calls = {
-        "card": lambda: fit_and_score("card", ours, validation=(X[validate], y[validate])),
-        "defaults": lambda: fit_and_score("defaults", theirs),
+    calls: dict[str, Callable[[], object]] = {
+        "card": lambda: fit_and_score("card", card, validate),
+        "defaults": lambda: fit_and_score("defaults", defaults, None),
     }
     timings = time_in_turns(calls, size.repeats if size.full else 1)  # the defaults take a minute
     yield make_ratio_row(

@@ -1,4 +1,4 @@
-"""What runs here: processor, instructions, versions."""
+"""The machine: processor, instructions, versions of libraries."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ LIBRARIES = ("torch", "transformers", "onnxruntime", "scikit-learn", "lightgbm",
 
 
 def rows(size: Size) -> Iterator[Row]:  # noqa: ARG001  every table takes it
+    """What this machine is, without measuring anything."""
     import torch
 
     cpuinfo = _read_cpuinfo()
@@ -32,7 +33,7 @@ def rows(size: Size) -> Iterator[Row]:  # noqa: ARG001  every table takes it
 
 
 def _read_cpuinfo() -> dict[str, str]:
-    """The first processor's lines of /proc/cpuinfo; {} where there is none."""
+    """The first processor's entries in /proc/cpuinfo; {} where that does not exist."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
     except OSError:

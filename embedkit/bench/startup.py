@@ -1,4 +1,4 @@
-"""How long one waits for a verb that does little."""
+"""How long a verb takes that does little."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ HOW = 'Wall time from process start to exit against `python -c "import torch"`, 
 
 
 def rows(size: Size) -> Iterator[Row]:
+    """`embedkit --help` and `embedkit cache ls` against importing torch."""
     from embedkit.workspace import init_workspace
 
     with tempfile.TemporaryDirectory() as folder:
@@ -25,7 +26,7 @@ def rows(size: Size) -> Iterator[Row]:
             "help": lambda: run_command("-m", "embedkit", "--help"),
             "ls": lambda: run_command("-m", "embedkit", "--workspace", home, "cache", "ls"),
         }
-        time_in_turns(calls, 1)  # once for the disk
+        time_in_turns(calls, 1)  # so that the files are in memory
         timings = time_in_turns(calls, size.repeats, time.perf_counter)
     yield make_ratio_row(
         "embedkit --help", timings["help"], timings["torch"], floor=0.25, most=True, unit="of importing torch"

@@ -1,4 +1,4 @@
-"""The writer's lock, and HDF5's errors as one line."""
+"""Access to a cache file: the writer's lock, and HDF5's errors as one line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ NOT_WRITTEN = "cannot be written; is the folder writable, the disk full?"
 
 
 def acquire_lock(path: Path) -> FileLock:
-    """The writer's lock, held until it is released."""
+    """Take the writer's lock of a cache file, and hold it until it is released.
+
+    Raises CacheError where another process has it, or where the folder cannot be written.
+    """
     lock = FileLock(path.with_name(path.name + ".lock"), thread_local=False)
     try:
         lock.acquire(timeout=0)
@@ -29,7 +32,7 @@ def acquire_lock(path: Path) -> FileLock:
 
 @contextmanager
 def translate_hdf5_errors(path: Path, advice: str) -> Iterator[None]:
-    """HDF5's own errors, many lines long, as one CacheError."""
+    """Turn HDF5's errors, which are many lines long, into a CacheError of one line: path, advice and the cause."""
     try:
         yield
     except CacheError:

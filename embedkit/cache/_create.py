@@ -1,4 +1,4 @@
-"""Laying a cache file out whole, before any row is filled."""
+"""Creating a cache file: every dataset is allocated at its full size before any row is filled."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 
 from embedkit import files
 from embedkit.cache._access import NOT_WRITTEN, acquire_lock, translate_hdf5_errors
@@ -30,9 +30,9 @@ from embedkit.errors import CacheError
 
 
 def create_cache(path: Path, identity: Identity, rows: Sequence[Utterance], layers: int, dim: int) -> None:
-    """Lay the whole file out, every row missing, in place of what was there.
+    """Create a whole file whose every row is missing, in place of a file that was there.
 
-    Raises CacheError where another process writes it, or where it cannot be written.
+    layers, dim: of the encoder. Raises CacheError where another process writes the file, or where it cannot be written.
     """
     if not rows:
         raise CacheError(f"{path}: no rows to lay out; a cache holds at least one utterance")
@@ -43,7 +43,7 @@ def create_cache(path: Path, identity: Identity, rows: Sequence[Utterance], laye
     if (free := shutil.disk_usage(path.parent).free) < size:
         raise CacheError(f"{path}: needs {size / 1e9:.2f} GB, {free / 1e9:.2f} GB are free; make room")
     with acquire_lock(path), translate_hdf5_errors(path, NOT_WRITTEN):
-        # One writer at a time, so the draft's name is always the same, and what a kill left is overwritten.
+        # There is one writer at a time, so the draft has always the same name, and what a kill left is overwritten.
         draft = path.with_name(path.name + ".new")
         with files.replacing(path, draft), h5py.File(draft, "w", locking=False) as file:
             _create_datasets(file, rows, shape, (chunk_rows, 1, 1, 1, dim))
@@ -53,7 +53,7 @@ def create_cache(path: Path, identity: Identity, rows: Sequence[Utterance], laye
 def _create_datasets(
     file: h5py.File, rows: Sequence[Utterance], shape: tuple[int, ...], chunks: tuple[int, ...]
 ) -> None:
-    _allocate_dataset(file, "features", shape, np.float16, chunks=chunks, fillvalue=np.float16(np.nan))
+    _allocate_dataset(file, "features", shape, np.float16, chunks, np.float16(np.nan))
     _allocate_dataset(file, "done", shape[:1], np.uint8)
     _allocate_dataset(file, "skip_reason", shape[:1], h5py.string_dtype("utf-8", REASON_BYTES))
     _allocate_dataset(file, "audio_digest", shape[:1], h5py.string_dtype("utf-8", DIGEST_BYTES))
@@ -67,8 +67,15 @@ def _create_datasets(
             _allocate_dataset(file, DATASET_NAMES.get(field.name, field.name), shape[:1], encoded.dtype)[:] = encoded
 
 
-def _allocate_dataset(file: h5py.File, name: str, shape: tuple[int, ...], kind: Any, **options: Any) -> h5py.Dataset:
+def _allocate_dataset(
+    file: h5py.File,
+    name: str,
+    shape: tuple[int, ...],
+    kind: npt.DTypeLike,
+    chunks: tuple[int, ...] | None = None,
+    fillvalue: float | np.float16 | None = None,
+) -> h5py.Dataset:
     """A dataset whose every byte has its place in the file from the beginning."""
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    return file.create_dataset(name, shape, kind, dcpl=properties, **options)
+    return file.create_dataset(name, shape, kind, dcpl=properties, chunks=chunks, fillvalue=fillvalue)

@@ -6,13 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
-from embedkit import __version__
+from embedkit._version import __version__
 from embedkit.cache.identity import Identity
 from embedkit.corpora import Utterance
 from embedkit.errors import CacheError
@@ -24,10 +23,11 @@ REASON_BYTES = 200
 DIGEST_BYTES = 32
 
 NUMBER_FIELDS = ("start", "end", "valence", "activation", "dominance")  # of an Utterance; its other fields are texts
-DATASET_NAMES = {"id": "ids"}  # an Utterance's field and its dataset, where the names differ
+DATASET_NAMES = {"id": "ids"}  # a field of Utterance and its dataset, where the names differ
 
 
-def format_attributes(identity: Identity) -> dict[str, Any]:
+def format_attributes(identity: Identity) -> dict[str, str | int]:
+    """The attributes of a new file."""
     return {
         "format": FORMAT,
         "embedkit": __version__,
@@ -43,7 +43,8 @@ def format_attributes(identity: Identity) -> dict[str, Any]:
     }
 
 
-def parse_identity(attributes: Mapping[str, Any]) -> Identity:
+def parse_identity(attributes: Mapping[str, object]) -> Identity:
+    """The identity that a file's attributes tell. Raises KeyError or ValueError where they are not whole."""
     a = {key: str(value) for key, value in attributes.items()}
     return Identity(
         corpus=a["corpus"],
@@ -58,7 +59,10 @@ def parse_identity(attributes: Mapping[str, Any]) -> Identity:
 
 
 def encode_texts(texts: Sequence[str], size: int | None = None) -> npt.NDArray[np.bytes_]:
-    """UTF-8 of one length for all: size bytes, cut between two characters; None: the longest's."""
+    """Texts as UTF-8 of one length: size bytes (longer ones are cut between two characters); None: the longest's.
+
+    Raises CacheError for a text that has no UTF-8, such as a file name in another encoding.
+    """
     try:
         encoded = [text.encode() for text in texts]
     except UnicodeEncodeError as error:
@@ -69,6 +73,7 @@ def encode_texts(texts: Sequence[str], size: int | None = None) -> npt.NDArray[n
 
 
 def list_datasets() -> list[str]:
+    """The name of every dataset of a file."""
     columns = [DATASET_NAMES.get(f.name, f.name) for f in fields(Utterance)]
     return [*columns, "seconds", "audio_digest", "done", "skip_reason", "features"]
 

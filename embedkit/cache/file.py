@@ -1,4 +1,4 @@
-"""An open cache file: rows are read, filled and marked."""
+"""An open cache file: its rows are read, filled and marked."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import h5py
 import numpy as np
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from filelock import FileLock
 
 from embedkit.cache._access import DAMAGED, NOT_WRITTEN, acquire_lock, translate_hdf5_errors
+from embedkit.cache._nearby import describe_cached_beside
 from embedkit.cache._schema import (
     CHUNK_ROWS,
     DATASET_NAMES,
@@ -34,36 +35,43 @@ from embedkit.corpora import Utterance
 from embedkit.encoders import STATS
 from embedkit.errors import CacheError
 
+Column: TypeAlias = npt.NDArray[Any]  # [row]: texts, numbers or states, by dataset
+RowChoice: TypeAlias = Sequence[int] | npt.NDArray[np.intp] | npt.NDArray[np.bool_] | None  # numbers, a mask, or all
+
 
 class Cache:
-    """An open file: `with Cache.open(path) as cache`. Rows are counted from 0, in the corpus's order."""
+    """An open file: `with Cache.open(path) as cache`. Rows are counted from 0, in the order of the corpus."""
 
     def __init__(self, path: Path, file: h5py.File, lock: FileLock | None) -> None:
+        """See `open`, which checks the file first. Raises ValueError or KeyError where it is not whole."""
         self.path, self._file, self._lock = path, file, lock
         self._data = {name: file[name] for name in list_datasets()}  # a look-up in HDF5 costs more than a small write
         self.identity = parse_identity(file.attrs)
-        self.digest = str(file.attrs["digest"])  # as written; `verify` holds it against the identity's own
+        self.digest = str(file.attrs["digest"])  # as written; `verify` compares it with the digest of the identity
         self.ids = self._read_text("ids")
         self.rows, views, self.layers, stats, self.dim = self._data["features"].shape
         if self.ids.shape != (self.rows,) or views != 1 + self.identity.views or stats != len(STATS):
             raise ValueError(f"{self.rows} rows, {views} views and {stats} statistics do not fit its attributes")
 
     @classmethod
-    def open(cls, path: Path, write: bool = False) -> Cache:
+    def open(cls, path: str | Path, write: bool = False) -> Cache:
         """Open a file to read, or as its only writer.
 
-        Raises CacheError where it is missing, not ours, damaged or of another format version, or written by another.
+        Raises CacheError where the file is missing, not a cache, damaged or of another format version; and, to write,
+        where another process writes it.
         """
+        path = Path(path)
         if not path.is_file():
-            raise CacheError(f"{path}: no such cache; make it with: embedkit extract --corpus {path.stem}")
+            command = f"embedkit extract --corpus {path.stem}"
+            raise CacheError(f"{path}: no such cache; make it with: {command}{describe_cached_beside(path)}")
         with ExitStack() as undo, translate_hdf5_errors(path, DAMAGED):
-            if not h5py.is_hdf5(path):  # HDF5 would make a file of its own out of an empty one
+            if not h5py.is_hdf5(path):  # HDF5 would turn an empty file into one of its format
                 raise OSError("no HDF5 signature")
             lock = acquire_lock(path) if write else None
             if lock:
                 undo.callback(lock.release)
             # No chunk cache: nothing is compressed, so rows go straight from and to their places in the file. No lock
-            # of HDF5's own: a pass may be looked at while it runs.
+            # by HDF5: a file may be read while a pass writes it.
             file = undo.enter_context(h5py.File(path, "r+" if write else "r", locking=False, rdcc_nbytes=0))
             check_format(path, file)
             cache = cls(path, file, lock)
@@ -71,6 +79,7 @@ class Cache:
             return cache
 
     def close(self) -> None:
+        """Close the file, and release the writer's lock."""
         self._file.close()
         if self._lock:
             self._lock.release()
@@ -88,7 +97,7 @@ class Cache:
 
     @property
     def audio_digests(self) -> npt.NDArray[np.str_]:
-        """[row]: of the decoded samples, "" where they are not known."""
+        """[row]: the digest of the decoded samples, "" where it is not known."""
         return self._read_text("audio_digest")
 
     def skipped(self) -> list[tuple[str, str]]:
@@ -97,8 +106,8 @@ class Cache:
         reasons = self._read_text("skip_reason")
         return [(str(self.ids[row]), str(reasons[row])) for row in rows]
 
-    def metadata(self) -> dict[str, npt.NDArray[Any]]:
-        """Every column of the file but the features, by its dataset's name: arrays [row]."""
+    def metadata(self) -> dict[str, Column]:
+        """Every column of the file but the features, by the name of its dataset: arrays [row]."""
         return {name: self._read_column(name) for name in list_datasets() if name != "features"}
 
     def read_utterances(self) -> list[Utterance]:
@@ -108,7 +117,7 @@ class Cache:
 
     def features(
         self,
-        rows: Sequence[int] | npt.NDArray[np.intp] | npt.NDArray[np.bool_] | None = None,
+        rows: RowChoice = None,
         *,
         views: Sequence[int] = (0,),
         layers: Sequence[int] = (-1,),
@@ -116,8 +125,9 @@ class Cache:
     ) -> npt.NDArray[np.float16]:
         """Features [row, view, layer, stat, dim] of the rows asked for (numbers or a mask; None: all), NaN if not done.
 
-        Only the chunks (64 rows of one view, layer and statistic) that hold something asked for are read. Layers count
-        from the end where negative. Raises CacheError for what the file does not hold.
+        Negative layers count from the last. Only chunks (64 rows of one view, layer and statistic) with something that
+        was asked for are read. Raises CacheError for a view, layer or statistic that the file does not have, IndexError
+        for such a row.
         """
         v, l, s = (  # noqa: E741
             self._resolve_indices("view", views, 1 + self.identity.views),
@@ -154,7 +164,7 @@ class Cache:
             self._mark_rows(rows, DONE, "")
 
     def skip(self, row: int, reason: str, digest: str = "") -> None:
-        """Mark a row as one that cannot be used, and say why. digest: of its samples, where they could be read."""
+        """Mark a row as one that cannot be used, with the reason. digest: of its samples, where they could be read."""
         with translate_hdf5_errors(self.path, NOT_WRITTEN):
             self._write_rows("audio_digest", [row], encode_texts([digest], DIGEST_BYTES))
             self._mark_rows([row], SKIPPED, reason)
@@ -165,7 +175,7 @@ class Cache:
         self._write_rows("done", rows, np.full(len(rows), state, np.uint8))
         self._file.flush()
 
-    def _write_rows(self, name: str, rows: Sequence[int], values: npt.NDArray[Any]) -> None:
+    def _write_rows(self, name: str, rows: Sequence[int], values: Column) -> None:
         """Write values [len(rows), ...] to their rows; neighbours together, which HDF5 does much faster."""
         places = np.asarray(rows)
         order = np.argsort(places)
@@ -178,21 +188,21 @@ class Cache:
                 raise CacheError(f"{self.path}: {what} {number} is asked for, the file holds {what}s 0 to {count - 1}")
         return [int(number) % count for number in requested]
 
-    def _read_column(self, name: str) -> npt.NDArray[Any]:
+    def _read_column(self, name: str) -> Column:
         return self._read_text(name) if self._data[name].dtype.kind == "S" else self._read(name)
 
     def _read_text(self, name: str) -> npt.NDArray[np.str_]:
         with translate_hdf5_errors(self.path, DAMAGED):
             return np.char.decode(self._read(name), "utf-8")
 
-    def _read(self, name: str) -> npt.NDArray[Any]:
+    def _read(self, name: str) -> Column:
         with translate_hdf5_errors(self.path, DAMAGED):
-            values: npt.NDArray[Any] = self._data[name][()]
+            values: Column = self._data[name][()]
         return values
 
 
-def _resolve_rows(rows: Any, count: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp] | None]:
-    """The rows asked for, ascending and each once, and how to take them back into the order asked for (None: as is)."""
+def _resolve_rows(rows: RowChoice, count: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp] | None]:
+    """The rows asked for, ascending and each once; and the index that restores their order (None: it is the same)."""
     if rows is None:
         return np.arange(count), None
     rows = np.asarray(rows)
@@ -208,7 +218,7 @@ def _resolve_rows(rows: Any, count: int) -> tuple[npt.NDArray[np.intp], npt.NDAr
 
 
 def _split_runs(places: npt.NDArray[np.intp]) -> Iterator[tuple[int, int]]:
-    """Cut ascending rows where a whole chunk lies between two of them that none of them needs."""
+    """Cut ascending rows wherever a whole chunk between two of them is not needed."""
     cuts = np.flatnonzero(np.diff(places // CHUNK_ROWS) > 1) + 1
     bounds = [0, *cuts.tolist(), len(places)]
     return ((lo, hi) for lo, hi in pairwise(bounds) if hi > lo)

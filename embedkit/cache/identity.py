@@ -1,4 +1,4 @@
-"""What a cache file is of: everything that decides its features, and how two of them differ."""
+"""The identity of a cache file: everything that decides its features, and how two files differ."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from embedkit.corpora import Utterance
 
@@ -20,22 +20,22 @@ LEGACY_SETTINGS = {"sound.crop": False}  # settings that older files do not name
 
 @dataclass(frozen=True)
 class Identity:
-    """Everything that decides what the features of a file are."""
+    """Everything that decides the features of a file."""
 
     corpus: str
-    recipe: Mapping[str, Any]  # what is in effect: precision, sound and, where there are views, augment
+    recipe: Mapping[str, object]  # the settings in effect: precision, sound and, where there are views, augment
     encoder: str  # hub id, or the folder's name
     revision: str
     weights_digest: str
-    random: bool  # weights: random
-    labels: str = "mapped"  # rows: "mapped", those of the corpus's label map, or "all"
+    random: bool  # whether the weights of the encoder are random
+    labels: str = "mapped"  # "mapped": the rows that the label map of the corpus covers; "all": every row
     views: int = 0  # augmented views beside the clean one
 
     @classmethod
     def of(
         cls, corpus: str, recipe: Recipe, spec: Spec, *, views: int | None = None, labels: str = "mapped"
     ) -> Identity:
-        """What a pass with these settings makes. views None: the recipe's."""
+        """The identity of what a pass with these settings makes. views None: as many as the recipe says."""
         views = recipe.views if views is None else views
         settings = recipe.model_dump(mode="json", include={"precision", "sound"} | ({"augment"} if views else set()))
         return cls(
@@ -49,36 +49,36 @@ class Identity:
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
     def list_differences(self, file: Identity) -> list[str]:
-        """What a file would have to say to serve what is asked for here; [] where it serves it.
+        """Where a file differs so that it cannot be used for this identity; [] where it can.
 
-        More views and more labels than asked for serve. E.g. ["sound.trim_db: 20.0 here, 30.0 in the file"].
+        A file with more views or more labels can be used. E.g. ["sound.trim_db: 20.0 here, 30.0 in the file"].
         """
-        mine, theirs = self._settings(), file._settings()
-        served = {"views"} if self.views <= file.views else set()
-        served |= {"labels"} if file.labels == "all" else set()
+        here, there = self._settings(), file._settings()
+        tolerated = {"views"} if self.views <= file.views else set()
+        tolerated |= {"labels"} if file.labels == "all" else set()
         if not (self.views and file.views):
-            served |= {key for key in mine | theirs if key.startswith("augment.")}
+            tolerated |= {key for key in here | there if key.startswith("augment.")}
         return [
-            f"{key}: {mine.get(key, 'nothing')} here, {theirs.get(key, 'nothing')} in the file"
-            for key in dict.fromkeys((*mine, *theirs))
-            if key not in served and mine.get(key) != theirs.get(key)
+            f"{key}: {here.get(key, 'nothing')} here, {there.get(key, 'nothing')} in the file"
+            for key in dict.fromkeys((*here, *there))
+            if key not in tolerated and here.get(key) != there.get(key)
         ]
 
-    def _settings(self) -> dict[str, Any]:
-        settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "recipe"}
+    def _settings(self) -> dict[str, object]:
+        settings: dict[str, object] = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "recipe"}
         return {**settings, **LEGACY_SETTINGS, **flatten_settings(self.recipe)}
 
 
-def flatten_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten_settings(settings: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     """{"sound": {"peak": 0.95}} as {"sound.peak": 0.95}."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for key, value in settings.items():
         flat |= flatten_settings(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
     return flat
 
 
 def describe_changes(cached: Sequence[Utterance], current: Sequence[Utterance]) -> str:
-    """How the rows of a file differ from the corpus as it is now, "" where they do not (their order does not count)."""
+    """How the rows of a file differ from the corpus as it is now, whatever their order; "" where they do not differ."""
     old, new = {u.id: u for u in cached}, {u.id: u for u in current}
     counts = {"new": len(new.keys() - old.keys()), "gone": len(old.keys() - new.keys())}
     # repr, because NaN differs from itself

@@ -1,13 +1,14 @@
-"""Reading a cache file again, all of it, and its recordings where they are at hand."""
+"""Verifying a cache file: all of it is read again, and its recordings too where they are at hand."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
+from embedkit import audio, corpora
 from embedkit.cache._schema import DONE, SKIPPED
 from embedkit.cache.file import Cache
 from embedkit.cache.identity import describe_changes
@@ -15,18 +16,26 @@ from embedkit.encoders import STATS
 from embedkit.errors import ClipError
 
 
-def verify(path: Path, root: Path | None = None) -> dict[str, Any]:
-    """Read everything again; with the corpus's place, its label files and every clip too.
+class CacheVerification(TypedDict):
+    """The document of `cache verify`."""
 
-    Returns {file, rows, recordings, problems}: how many rows are done, how many recordings were read again, and one
-    line for each thing that is not as it should be.
+    file: str
+    rows: int
+    recordings: int  # that were read again
+    problems: list[str]  # one line each
+
+
+def verify(path: str | Path, root: str | Path | None = None) -> CacheVerification:
+    """Read the whole file again; with the corpus's place, also its label files and every clip that was encoded.
+
+    Raises CacheError where the file cannot be opened, CorpusError where there is no such corpus at root.
     """
     with Cache.open(path) as cache:
         problems = [*_check_contents(cache)]
         recordings = 0
         if root is not None:
             recordings = int((cache.done == DONE).sum())
-            problems += _check_against_corpus(cache, root)
+            problems += _check_against_corpus(cache, Path(root))
         return {"file": str(path), "rows": cache.rows, "recordings": recordings, "problems": problems}
 
 
@@ -49,9 +58,7 @@ def _check_contents(cache: Cache) -> Iterator[str]:
 
 
 def _check_against_corpus(cache: Cache, root: Path) -> Iterator[str]:
-    """What is not as the corpus has it now."""
-    from embedkit import audio, corpora
-
+    """How the file differs from the corpus as it is now."""
     rows, digests = cache.read_utterances(), cache.audio_digests
     current = {u.id: u for u in corpora.load(cache.identity.corpus, root)}
     if difference := describe_changes(rows, [current[u.id] for u in rows if u.id in current]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 # pydantic: checks types and ranges of a card and shows the offending value.
 from pydantic import Field, model_validator
@@ -11,6 +11,8 @@ from embedkit.cards._reading import Card
 
 
 class IntRange(Card):
+    """A parameter that a search draws from whole numbers: low, low + step, ..., high; log: evenly in the logarithm."""
+
     type: Literal["int"]
     low: int
     high: int
@@ -26,6 +28,8 @@ class IntRange(Card):
 
 
 class FloatRange(Card):
+    """A parameter that a search draws from low to high; log: evenly in the logarithm."""
+
     type: Literal["float"]
     low: float
     high: float
@@ -44,6 +48,8 @@ def _check_order(bounds: IntRange | FloatRange) -> None:
 
 
 class Choice(Card):
+    """A parameter that a search draws from a list of values."""
+
     type: Literal["choice"]
     of: list[bool | int | float | str] = Field(min_length=1)
 
@@ -57,7 +63,8 @@ class Head(Card):
     name: str = ""
     summary: str = ""
     kind: str  # the module of embedkit/heads/ that builds it
-    # What it trains on: the clean view; one view drawn for each row and epoch (MLP only); all views, weight 1/(1+K).
+    # What it trains on: the clean view; one view drawn for each row and epoch (MLP only); or all views of a row, each
+    # with weight 1/(1+K), where K is the number of augmented views.
     views: Literal["clean", "draw", "all"] = "clean"
-    fixed: dict[str, Any] = {}  # the estimator's parameters, by its own names
+    fixed: dict[str, object] = {}  # parameters of the estimator, by its own names
     search: dict[str, Space] = {}

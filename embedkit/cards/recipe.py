@@ -11,14 +11,14 @@ from embedkit.cards._reading import Card
 
 
 class Sound(Card):
-    """What is done to a clip, in this order, after it is decoded to 16 kHz mono. 0 leaves a step out."""
+    """What is done to a clip, in this order, after it has been decoded to 16 kHz mono. 0 leaves a step out."""
 
     trim_db: float = Field(20.0, ge=0)  # cut both ends where they are so far (dB) below the loudest frame
     pre_emphasis: float = Field(0.97, ge=0, lt=1)  # y[t] = x[t] - a x[t-1]
     peak: float = Field(0.95, ge=0, le=1)  # scale so that the largest |sample| is this
     max_seconds: float = Field(8.0, ge=0)  # cut what is longer (s), after augmentation
     pad: bool = False  # append zeros up to max_seconds and pool over all frames (the paper's way)
-    crop: bool = False  # Whisper hears the clip alone, not the clip in 30 s of silence as it was trained
+    crop: bool = False  # Whisper is given the clip alone, not padded with silence to 30 s as it was trained
 
     @model_validator(mode="after")
     def _check_pad_length(self) -> Self:
@@ -28,7 +28,7 @@ class Sound(Card):
 
 
 class Augment(Card):
-    """The augmented views: each step is taken with probability p, its size drawn uniformly from its range."""
+    """The augmented views: each step is taken with probability p, and its size is drawn uniformly from its range."""
 
     gain_db: tuple[float, float] = (-18.0, 6.0)  # dB
     noise: tuple[float, float] = (0.001, 0.015)  # amplitude (sd) of Gaussian noise, full scale = 1
@@ -46,7 +46,7 @@ class Augment(Card):
 
 
 class Recipe(Card):
-    """How a corpus becomes features; everything here is part of the cache's identity but name and summary."""
+    """How a corpus becomes features. Everything here but name and summary is part of the identity of a cache."""
 
     name: str = ""
     summary: str = ""

@@ -1,9 +1,9 @@
-"""Studies, studies/*.toml: a question to the cache."""
+"""Studies, studies/*.toml: a question that cached features answer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 # pydantic: checks types and ranges of a card and shows the offending value.
 from pydantic import Field, model_validator
@@ -14,18 +14,22 @@ from embedkit.errors import did_you_mean
 
 
 class Folds(Card):
+    """How rows are split into folds, each with training, validation and test rows."""
+
     kind: Literal["loso", "speaker", "script", "clips", "shuffle"] = "loso"
-    k: int = Field(8, ge=3)  # folds of `speaker` (at most the number of speakers) and `clips`
-    scripts: int = Field(3, ge=2)  # parts of what is said, of `script`
-    seed: int = 0  # of `shuffle` and `clips`, and of what the next two draw
-    # What validates: the part that the next (or previous) fold tests; a random fifth of what is not tested; or the test
-    # rows themselves, which is a mistake that can be asked for.
+    k: int = Field(8, ge=3)  # number of folds of `speaker` (at most the number of speakers) and `clips`
+    scripts: int = Field(3, ge=2)  # number of parts into which `script` splits the texts
+    seed: int = 0  # of `shuffle` and `clips`, and of what the next two keys draw
+    # The validation rows: those that the next (or previous) fold tests; a random fifth of the rows that are not tested;
+    # or the test rows themselves, which is a mistake that can be asked for.
     validation: Literal["next", "previous", "random", "test"] = "next"
-    rows: int = Field(0, ge=0)  # cut each fold's training rows of the study's corpus to about so many; 0: all
+    rows: int = Field(0, ge=0)  # of each fold, keep about so many training rows of the study's corpus; 0: all
 
 
 class Search(Card):
-    trials: int = Field(0, ge=0)  # 0: the head's fixed parameters
+    """The search of a head's parameters by validation UA, with Optuna."""
+
+    trials: int = Field(0, ge=0)  # 0: no search, the head keeps its fixed parameters
     storage: str = ""  # an Optuna storage URL; "": search.db (SQLite) in the study's folder
     sampler: Literal["tpe", "random"] = "tpe"
     pruner: Literal["median", "none"] = "median"
@@ -36,22 +40,22 @@ class Arm(Card):
     """One composition of the training set."""
 
     name: str = ""  # "": made of the corpora's names, e.g. "iemocap+crema-d=0.25"
-    mix: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}  # corpus -> the share that joins every training set
+    mix: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}  # corpus -> the fraction of it in every training set
 
 
 class Figure(Card):
-    """A figure as it is printed."""
+    """A figure of a paper, as printed there."""
 
     mean: float
     sd: float | None = None  # over the paper's folds
 
 
 class Paper(Card):
-    """What a paper printed, to be shown beside ours."""
+    """The figures of a paper, to be shown beside those of the study."""
 
     source: str = ""
-    folds: int = Field(5, ge=2)  # behind each mean and sd
-    notes: list[str] = []  # where its words and its figures part
+    folds: int = Field(5, ge=2)  # over which each mean and sd was taken
+    notes: list[str] = []  # where the text of the paper and its figures disagree
     # An arm's "ua", "f1.anger", "weight.anger" (the mean class weight), ...; a corpus's "count.anger".
     figures: dict[str, dict[str, Figure]] = {}
 
@@ -68,23 +72,23 @@ Leak = Literal["speaker", "recording", "views", "partner", "text", "fit", "searc
 
 
 class Audit(Card):
-    """What may cross a split (see embedkit/audit.py); anything else that leaks stops a study before it trains."""
+    """Which leaks across a split are allowed (see study/leakage.py); any other stops a study before it trains."""
 
-    allow: list[Leak] = []  # by name; the leak is still told beside the figures
-    text: Literal["report", "fail"] = "report"  # what is made of a sentence on two sides of a split
+    allow: list[Leak] = []  # by name; the leak is still reported beside the figures
+    text: Literal["report", "fail"] = "report"  # what happens where a sentence is on both sides of a split
 
 
 class Limits(Card):
-    """The most that an exported file may differ from torch on real clips."""
+    """How much an exported file may differ from torch, at most, on real clips."""
 
-    mean_change: float = Field(ge=0, le=1)  # of a probability
-    # Share of clips whose label is another. Where two classes are close to equal little is enough: a handful may flip.
+    mean_change: float = Field(ge=0, le=1)  # mean absolute change of a probability
+    # Fraction of clips whose label changes. Where two classes are almost equal a small change is enough for that.
     flips: float = Field(ge=0, le=1)
     ua_loss: float = Field(ge=0, le=1)  # UA of torch minus that of the file, on the test folds of the study
 
 
 class Certificate(Card):
-    """By profile; what a card leaves out stays as it is here. `float` is the graph before it is made smaller."""
+    """The limits of each profile; a card may give some of them. `float` is the graph before it is made smaller."""
 
     float: Limits = Limits(mean_change=0.002, flips=0.02, ua_loss=0.005)
     size: Limits = Limits(mean_change=0.05, flips=0.10, ua_loss=0.01)
@@ -93,7 +97,7 @@ class Certificate(Card):
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_defaults(cls, data: Any) -> Any:
+    def _fill_defaults(cls, data: object) -> object:
         if not isinstance(data, Mapping):
             return data
         return {
@@ -101,12 +105,12 @@ class Certificate(Card):
         }
 
 
-def _dump_default(kind: type[Card], name: str) -> dict[str, Any]:
+def _dump_default(kind: type[Card], name: str) -> dict[str, object]:
     return kind.model_fields[name].default.model_dump() if name in kind.model_fields else {}
 
 
 class Study(Card):
-    """A question to the cache: corpora, label map, folds, heads, seeds, search."""
+    """A question that cached features answer: corpora, label map, folds, heads, seeds, search."""
 
     name: str = ""
     summary: str = ""
@@ -121,19 +125,19 @@ class Study(Card):
     # "weighted" (their sum, with softmax weights that a head of kind mlp learns).
     layers: list[int | Literal["last", "all", "concat", "weighted"]] | Literal["last", "all"] = "last"
     # Features are standardised by training rows ("global", or "corpus": each corpus by its own), or "speaker": by each
-    # speaker's own clips, those that are tested too. What a standardising head does is apart from it.
+    # speaker's own clips, tested ones included. A head that standardises does so besides.
     normalise: Literal["none", "global", "corpus", "speaker"] = "none"
-    align: Literal["none", "coral"] = "none"  # what is mixed in, to the study's corpus
+    align: Literal["none", "coral"] = "none"  # the features of mixed-in corpora to those of the study's corpus
     stats: list[Literal["mean", "std"]] = Field(["mean"], min_length=1, max_length=2)  # one after the other
-    views: int | None = Field(None, ge=0)  # augmented views for the heads that want them; without: all that are cached
+    views: int | None = Field(None, ge=0)  # augmented views for heads that train on them; None: all that are cached
     seeds: int = Field(1, ge=1)  # 0..seeds-1
     search: Search = Search()
     audit: Audit = Audit()
-    certificate: Certificate = Certificate()  # what an exported file is held to
-    compare: list[str] = ["ua"]  # by which scores results are tested against each other
+    certificate: Certificate = Certificate()  # the limits that an exported file must keep
+    compare: list[str] = ["ua"]  # the scores in which results are compared, with a test of significance
     paper: Paper | None = None
-    # A study of several parts: name -> what that part changes. Each is a study of its own, `<study>.<part>`.
-    parts: dict[str, dict[str, Any]] = {}
+    # A study of several parts: name -> what that part changes. Each part is a study, `<study>.<part>`.
+    parts: dict[str, dict[str, object]] = {}
     equal: bool = False  # all folds of all parts train on as many rows as the smallest
     labels: dict[str, LabelMap] = {}  # corpus -> label map; a corpus that is not named keeps its own default map
 

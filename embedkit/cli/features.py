@@ -5,12 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from embedkit.cli._common import add_verb, find_workspace, show_pairs, show_rows
+from embedkit.cli._common import Verbs, add_verb, find_workspace, show_pairs, show_rows
+from embedkit.errors import CorpusError
+
+if TYPE_CHECKING:
+    from embedkit.cache import CacheDescription, CacheListing, CacheVerification
+    from embedkit.extract import ExtractReport
 
 
-def add_extract(verbs: Any) -> None:
+def add_extract(verbs: Verbs) -> None:
+    """Add the verb `extract`."""
     p = add_verb(
         verbs,
         "extract",
@@ -52,7 +58,7 @@ def add_extract(verbs: Any) -> None:
     p.add_argument("--fresh", action="store_true", help="begin a new file in place of one with other settings")
 
 
-def _run_extract(args: argparse.Namespace) -> dict[str, Any]:
+def _run_extract(args: argparse.Namespace) -> ExtractReport:
     from embedkit import cards
     from embedkit.extract import extract_corpus
 
@@ -73,7 +79,7 @@ def _run_extract(args: argparse.Namespace) -> dict[str, Any]:
     )
 
 
-def _show_extract(r: dict[str, Any]) -> str:
+def _show_extract(r: ExtractReport) -> str:
     lines = [f"{r['cache']}: {r['done']} of {r['rows']} rows done, {r['todo']} to do, {len(r['skipped'])} skipped"]
     lines += [f"  skipped {s['id']}: {s['reason']}" for s in r["skipped"]]
     if r["audio_seconds_per_second"]:
@@ -83,39 +89,39 @@ def _show_extract(r: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def add_cache(verbs: Any) -> None:
+def add_cache(verbs: Verbs) -> None:
+    """Add the verb `cache` with its own verbs `ls`, `info` and `verify`."""
     p = verbs.add_parser("cache", help="what is cached, of what, complete or not")
     sub = p.add_subparsers(title="what", metavar="WHAT", required=True)
     add_verb(sub, "ls", _run_cache_ls, "every cache file of the workspace", show_rows)
-    for name, call, text in (
-        ("info", _run_cache_info, "one file: identity, shape, rows"),
-        (
-            "verify",
-            _run_cache_verify,
-            "read everything again: features, digests, and each clip where its corpus is found",
-        ),
-    ):
-        q = add_verb(sub, name, call, text, show_pairs, failed=lambda r: bool(r.get("problems")))
-        q.add_argument("file", type=Path, metavar="FILE")
-        if name == "verify":
-            q.add_argument("--root", type=Path, metavar="DIR", help="where the corpus lies")
+    info = add_verb(sub, "info", _run_cache_info, "one file: identity, shape, rows", show_pairs)
+    info.add_argument("file", type=Path, metavar="FILE")
+    verify = add_verb(
+        sub,
+        "verify",
+        _run_cache_verify,
+        "read everything again: features, digests, and each clip where its corpus is found",
+        show_pairs,
+        failed=lambda r: bool(r["problems"]),
+    )
+    verify.add_argument("file", type=Path, metavar="FILE")
+    verify.add_argument("--root", type=Path, metavar="DIR", help="where the corpus lies")
 
 
-def _run_cache_ls(args: argparse.Namespace) -> list[dict[str, Any]]:
+def _run_cache_ls(args: argparse.Namespace) -> list[CacheListing]:
     from embedkit import cache
 
     return cache.list_caches(find_workspace(args))
 
 
-def _run_cache_info(args: argparse.Namespace) -> dict[str, Any]:
+def _run_cache_info(args: argparse.Namespace) -> CacheDescription:
     from embedkit import cache
 
     return cache.describe_cache(args.file)
 
 
-def _run_cache_verify(args: argparse.Namespace) -> dict[str, Any]:
+def _run_cache_verify(args: argparse.Namespace) -> CacheVerification:
     from embedkit import cache
-    from embedkit.errors import CorpusError
 
     corpus = cache.describe_cache(args.file)["corpus"]
     try:

@@ -6,27 +6,24 @@ import argparse
 import sys
 from pathlib import Path
 
-from embedkit import __version__
-from embedkit.cli._common import Verb, format_error, print_result
+from embedkit._version import __version__
+from embedkit.cli._common import Command, format_error
 from embedkit.cli.features import add_cache, add_extract
 from embedkit.cli.models import add_evaluate, add_predict, add_serve, add_stitch_export
 from embedkit.cli.studies import add_audit, add_study
 from embedkit.cli.workspaces import add_bench, add_corpora, add_demo, add_init
 from embedkit.errors import EmbedkitError
+from embedkit.extras import explain_missing_package
 
 
 def run(argv: list[str]) -> int:
-    """Run one command; returns the exit code: 0, 2 for the user's mistake, 1 for anything else.
+    """Run one command; returns the exit code: 0, 2 for a mistake of the user, 1 for any other failure.
 
-    One line on stderr says what went wrong; with --json, stdout is one document, or empty after an error.
+    One line on stderr says what went wrong. With --json stdout is one document, or empty after an error.
     """
     args = build_parser().parse_args(argv)
-    verb: Verb = args.verb
     try:
-        result = verb(args)
-        code = int(args.failed(result))
-        print_result(result, args)
-        return code
+        return _run_verb(args)
     except EmbedkitError as error:
         print(f"embedkit: {error}", file=sys.stderr)
         return error.exit_code
@@ -34,7 +31,7 @@ def run(argv: list[str]) -> int:
         print("embedkit: interrupted; the same command goes on from here", file=sys.stderr)
         return 1
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone: nothing to say, nobody to say it to
+        sys.stderr.close()  # whoever read our output has gone, so nobody would read a message
         return 1
     except Exception as error:
         if args.traceback:
@@ -42,6 +39,15 @@ def run(argv: list[str]) -> int:
         kind = type(error).__name__
         print(f"embedkit: {kind}: {format_error(error)} (a fault of ours; --traceback shows where)", file=sys.stderr)
         return 1
+
+
+def _run_verb(args: argparse.Namespace) -> int:
+    """Run the verb and print its result. Raises MissingExtraError where a package is not installed."""
+    command: Command = args.command
+    try:
+        return command(args)
+    except ModuleNotFoundError as error:
+        raise explain_missing_package(error) from error
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -5,17 +5,47 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict, cast, final
 
-from embedkit.cli._common import add_verb, find_workspace
+from embedkit.cli._common import Verbs, add_verb, find_workspace
 from embedkit.errors import UserError
+
+if TYPE_CHECKING:
+    from embedkit.evaluation import ClipEvaluation, LongEvaluation
+    from embedkit.export.document import ExportDocument
+    from embedkit.runtime import AnyPrediction
+    from embedkit.web.pages import WrittenPage
+
+    class PagedExport(ExportDocument):
+        """The document of `stitch-export --web`: of an export, and of the page that was written."""
+
+        web: WrittenPage
+
+    @final
+    class EvaluateDocument(ClipEvaluation):
+        """The document of `evaluate` without `--long`."""
+
+        corpus: str
+
+
+class PredictDocument(TypedDict):
+    """The document of `predict`."""
+
+    files: list[AnyPrediction]
+
+
+class ServeDocument(TypedDict):
+    """The document of `serve`, once it has been stopped."""
+
+    folder: str
 
 
 def _parse_layer(text: str) -> int | str:
     return int(text) if text.isdecimal() else text
 
 
-def add_stitch_export(verbs: Any) -> None:
+def add_stitch_export(verbs: Verbs) -> None:
+    """Add the verb `stitch-export`."""
     p = add_verb(
         verbs,
         "stitch-export",
@@ -42,7 +72,7 @@ def add_stitch_export(verbs: Any) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="a limit that it is held to, e.g. certificate.size.flips=0.2",
+        help="a limit that the file must keep, e.g. certificate.size.flips=0.2",
     )
     p.add_argument(
         "--refit",
@@ -52,12 +82,12 @@ def add_stitch_export(verbs: Any) -> None:
     p.add_argument("--web", type=Path, metavar="DIR", help="write a page there that runs the file in a browser")
 
 
-def _run_stitch_export(args: argparse.Namespace) -> dict[str, Any]:
+def _run_stitch_export(args: argparse.Namespace) -> ExportDocument | PagedExport:
     from embedkit import cards, web
-    from embedkit.export import stitch_study
+    from embedkit.refit import stitch_export
 
-    package = web.fetch_runtime() if args.web else None  # what is missing is asked for before minutes of work
-    result = stitch_study(
+    package = web.fetch_runtime() if args.web else None  # before minutes of work, because it can fail
+    exported = stitch_export(
         find_workspace(args),
         study=args.study,
         head=args.head,
@@ -70,12 +100,12 @@ def _run_stitch_export(args: argparse.Namespace) -> dict[str, Any]:
         refit=args.refit,
         **({} if args.clips is None else {"clips": args.clips}),
     )
-    if args.web:
-        result["web"] = web.write_page(Path(result["model"]), args.web, package)
-    return result
+    if not args.web:
+        return exported
+    return {**exported, "web": web.write_page(Path(exported["model"]), args.web, package)}
 
 
-def _show_stitch(r: dict[str, Any]) -> str:
+def _show_stitch(r: ExportDocument | PagedExport) -> str:
     from embedkit.export import modelcard
     from embedkit.report import render
 
@@ -91,11 +121,13 @@ def _show_stitch(r: dict[str, Any]) -> str:
     if c["weights"] == "random":
         lines.append("note: the encoder's weights are random, so its answers mean nothing")
     if "web" in r:
-        lines.append(f"page: {r['web']['folder']}; see it with: embedkit serve {r['web']['folder']}")
+        folder = cast("PagedExport", r)["web"]["folder"]
+        lines.append(f"page: {folder}; see it with: embedkit serve {folder}")
     return "\n".join(lines)
 
 
-def add_predict(verbs: Any) -> None:
+def add_predict(verbs: Verbs) -> None:
+    """Add the verb `predict`."""
     p = add_verb(
         verbs,
         "predict",
@@ -111,7 +143,7 @@ def add_predict(verbs: Any) -> None:
     p.add_argument("--plot", type=Path, metavar="FILE", help="draw the probabilities over time: .png, .svg, .pdf")
 
 
-def _run_predict(args: argparse.Namespace) -> dict[str, Any]:
+def _run_predict(args: argparse.Namespace) -> PredictDocument:
     from embedkit.runtime import Predictor, output
 
     output.check_writable(args.csv, args.plot, len(args.audio))
@@ -123,7 +155,7 @@ def _run_predict(args: argparse.Namespace) -> dict[str, Any]:
     return {"files": files}
 
 
-def _show_predict(r: dict[str, Any]) -> str:
+def _show_predict(r: PredictDocument) -> str:
     lines = []
     for f in r["files"]:
         if "error" in f:
@@ -139,7 +171,8 @@ def _show_predict(r: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def add_serve(verbs: Any) -> None:
+def add_serve(verbs: Verbs) -> None:
+    """Add the verb `serve`."""
     p = add_verb(
         verbs, "serve", _run_serve, "a page of stitch-export --web, to this machine alone", lambda _: "stopped"
     )
@@ -147,7 +180,7 @@ def add_serve(verbs: Any) -> None:
     p.add_argument("--port", type=int, default=8000, metavar="N", help="0: any that is free (default: 8000)")
 
 
-def _run_serve(args: argparse.Namespace) -> dict[str, Any]:
+def _run_serve(args: argparse.Namespace) -> ServeDocument:
     from embedkit import web
 
     def announce(address: str) -> None:
@@ -157,7 +190,8 @@ def _run_serve(args: argparse.Namespace) -> dict[str, Any]:
     return {"folder": str(args.folder)}
 
 
-def add_evaluate(verbs: Any) -> None:
+def add_evaluate(verbs: Verbs) -> None:
+    """Add the verb `evaluate`."""
     p = add_verb(verbs, "evaluate", _run_evaluate, "an exported file on a whole corpus, clip by clip", _show_evaluate)
     p.add_argument("model", type=Path, metavar="MODEL")
     p.add_argument("--corpus", required=True, metavar="NAME")
@@ -166,14 +200,14 @@ def add_evaluate(verbs: Any) -> None:
         "--long",
         action="store_true",
         help="on long recordings composed of the clips and pauses: with and without voice activity detection and"
-        " windows; how much more is called neutral than is",
+        " windows; how many more are predicted as neutral than are",
     )
     long = p.add_argument_group("with --long")
     long.add_argument(
         "--held-out",
         action="store_true",
         default=None,
-        help="judge each clip by its study's head of the fold that was tested on it",
+        help="predict each clip with the head of the fold of the study that was tested on it",
     )
     long.add_argument("--clips", type=int, metavar="N", help="clips in each recording (default: 4)")
     long.add_argument("--gap", type=float, nargs=2, metavar="S", help="shortest and longest pause (default: 1 6)")
@@ -181,7 +215,7 @@ def add_evaluate(verbs: Any) -> None:
     long.add_argument("--seed", type=int, metavar="N", help="of the composition (default: 0)")
 
 
-def _run_evaluate(args: argparse.Namespace) -> dict[str, Any]:
+def _run_evaluate(args: argparse.Namespace) -> EvaluateDocument | LongEvaluation:
     from embedkit import corpora
     from embedkit.evaluation import evaluate_clips
     from embedkit.runtime import Predictor
@@ -202,14 +236,14 @@ def _run_evaluate(args: argparse.Namespace) -> dict[str, Any]:
     return {"corpus": args.corpus, **evaluate_clips(predictor, rows, corpora.folder(args.corpus, root), labels)}
 
 
-def _show_evaluate(r: dict[str, Any]) -> str:
+def _show_evaluate(r: EvaluateDocument | LongEvaluation) -> str:
     if "ways" in r:
         from embedkit.evaluation.table import format_evaluation
 
         return format_evaluation(r)
     lines = [f"{r['corpus']}: {r['rows']} clips   WA {r['wa']:.4f}   UA {r['ua']:.4f}   macro F1 {r['macro_f1']:.4f}"]
     names = list(r["f1"])
-    lines.append("  said as   " + "".join(f"{n:>11}" for n in names) + "         F1")
+    lines.append("  predicted " + "".join(f"{n:>11}" for n in names) + "         F1")
     for name, row in zip(names, r["confusion"], strict=True):
         lines.append(f"  {name:<10}" + "".join(f"{n:>11}" for n in row) + f"{r['f1'][name]:>11.4f}")
     lines += [f"  skipped {s['id']}: {s['reason']}" for s in r["skipped"]]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
-from embedkit.cli._common import add_verb, find_workspace
+from embedkit.cli._common import Verbs, add_verb, find_workspace
+
+if TYPE_CHECKING:
+    from embedkit.study import AuditDocument, SeriesAudit, StudyFlags, StudyOutcome
 
 
-def add_study(verbs: Any) -> None:
-    p = add_verb(verbs, "study", _run_study, "folds x heads x seeds on cached features", lambda r: str(r.pop("table")))
+def add_study(verbs: Verbs) -> None:
+    """Add the verb `study`."""
+    p = add_verb(verbs, "study", _run_study, "folds x heads x seeds on cached features", lambda r: r["table"])
     p.add_argument("card", nargs="?", metavar="CARD", help="a card of studies/ (default: built from the flags)")
     p.add_argument("--corpus", metavar="NAME", help="default: iemocap")
     p.add_argument("--recipe", metavar="CARD", help="default: exact")
@@ -29,7 +33,7 @@ def add_study(verbs: Any) -> None:
     p.add_argument(
         "--layer",
         metavar="N|all",
-        help="hidden_states[N]; all: each a result of its own; concat; weighted (default: last)",
+        help="hidden_states[N]; all: a result for each of them; concat; weighted (default: last)",
     )
     p.add_argument("--seeds", type=int, metavar="N", help="seeds 0..N-1 (default: 1)")
     p.add_argument(
@@ -48,9 +52,9 @@ def add_study(verbs: Any) -> None:
     p.add_argument("--partial", action="store_true", help="take an incomplete cache as it is")
 
 
-def _run_study(args: argparse.Namespace) -> dict[str, Any]:
+def _run_study(args: argparse.Namespace) -> StudyOutcome:
     from embedkit import cards
-    from embedkit.study.series import run_study as run_study
+    from embedkit.study import run_study
 
     flags = {
         "corpus": args.corpus,
@@ -68,7 +72,7 @@ def _run_study(args: argparse.Namespace) -> dict[str, Any]:
     return run_study(
         find_workspace(args),
         card=args.card,
-        flags={k: v for k, v in flags.items() if v not in (None, [])},
+        flags=cast("StudyFlags", {k: v for k, v in flags.items() if v not in (None, [])}),
         settings=cards.parse_settings(args.set),
         name=args.name,
         partial=args.partial,
@@ -76,25 +80,26 @@ def _run_study(args: argparse.Namespace) -> dict[str, Any]:
     )
 
 
-def add_audit(verbs: Any) -> None:
+def add_audit(verbs: Verbs) -> None:
+    """Add the verb `audit`."""
     p = add_verb(
         verbs,
         "audit",
         _run_audit,
-        "what leaks in a study; exit 1 where its card does not allow it by name",
+        "leaks across the splits of a study; exit code 1 where its card does not allow one by name",
         _show_audit,
         failed=lambda r: not r["passed"],
     )
     p.add_argument("study", metavar="STUDY", help="a study's name (its folder in studies/), or a card of studies/")
 
 
-def _run_audit(args: argparse.Namespace) -> dict[str, Any]:
-    from embedkit.study.series import audit_study
+def _run_audit(args: argparse.Namespace) -> AuditDocument | SeriesAudit:
+    from embedkit.study.series import audit_series
 
-    return audit_study(find_workspace(args), args.study)
+    return audit_series(find_workspace(args), args.study)
 
 
-def _show_audit(r: dict[str, Any]) -> str:
+def _show_audit(r: AuditDocument | SeriesAudit) -> str:
     from embedkit.study import format_audit
 
     return format_audit(r)

@@ -1,4 +1,4 @@
-"""Finding readers: a module of this folder is a corpus, by its name."""
+"""Finding readers: each module of this folder is a corpus of that name."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ def list_corpora() -> list[str]:
     return sorted(name.replace("_", "-") for name in modules if not name.startswith("_"))
 
 
-def find_reader(name: str, root: Path | None = None) -> Reader:
-    """The reader of a corpus. Any name whose place is a .csv is read as a manifest.
+def find_reader(name: str, root: str | Path | None = None) -> Reader:
+    """The reader of a corpus. An unknown name is that of a manifest where root is a .csv file.
 
     Raises CorpusError with the nearest known name.
     """
     if name not in list_corpora():
-        if root is None or root.suffix.lower() != ".csv":
+        if root is None or Path(root).suffix.lower() != ".csv":
             raise CorpusError(f"unknown corpus '{name}'{did_you_mean(name, list_corpora())}")
         name = "manifest"
     return cast(Reader, importlib.import_module(f"embedkit.corpora.{name.replace('-', '_')}"))
 
 
-def load(name: str, root: Path) -> list[Utterance]:
-    """Every labelled utterance of the corpus at root, speakers named "<corpus>:<id>".
+def load(name: str, root: str | Path) -> list[Utterance]:
+    """Every labelled utterance of the corpus at root, with speakers as "<corpus>:<id>".
 
-    Raises CorpusError where root is missing, holds nothing that the reader knows, or names an utterance twice.
+    Raises CorpusError where root is missing, has nothing that the reader knows, or has two utterances of one id.
     """
+    root = Path(root)
     rows = [replace(u, speaker=f"{name}:{u.speaker}") for u in _find_reader_at(name, root).read(root)]
     if not rows:
         raise CorpusError(f"{root}: no labelled utterance of {name} found")
@@ -46,11 +47,12 @@ def load(name: str, root: Path) -> list[Utterance]:
     return rows
 
 
-def folder(name: str, root: Path) -> Path:
-    """The folder that `Utterance.file` is relative to: a manifest's own, else root or the folder in it that is meant.
+def folder(name: str, root: str | Path) -> Path:
+    """The folder that `Utterance.file` is relative to: that of a manifest, else root or the folder of the corpus in it.
 
     Raises CorpusError as `load` does.
     """
+    root = Path(root)
     return _find_reader_at(name, root).folder(root)
 
 

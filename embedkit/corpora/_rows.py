@@ -1,4 +1,4 @@
-"""Rows of a corpus: their classes, and which of them a pass takes."""
+"""Rows of a corpus: their classes, and which of them a pass encodes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from embedkit.errors import CorpusError
 
 
 def assign_classes(utterances: Iterable[Utterance], label_map: Mapping[str, Sequence[str]]) -> list[str]:
-    """Each utterance's class, "" where the label map (class -> the corpus's labels) does not name its label.
+    """The class of each utterance, "" where the label map (class -> labels of the corpus) does not have its label.
+
+    Raises CorpusError where the map gives one label two classes.
 
     >>> rows = [Utterance("a", "a.wav", "exc", "1"), Utterance("b", "b.wav", "xxx", "1")]
     >>> assign_classes(rows, {"happiness": ["exc"]})
@@ -29,7 +31,10 @@ def assign_classes(utterances: Iterable[Utterance], label_map: Mapping[str, Sequ
 def select_rows(
     corpus: str, utterances: Sequence[Utterance], label_map: Mapping[str, Sequence[str]], labels: str
 ) -> list[Utterance]:
-    """The rows of a file: those whose label the map names, or all. Raises CorpusError where there are none."""
+    """The rows of a cache file: those whose label is in the map, or with labels "all" every one.
+
+    Raises CorpusError where there are none.
+    """
     known = {label for group in label_map.values() for label in group}
     rows = [u for u in utterances if labels == "all" or u.label in known]
     if not rows:
@@ -42,10 +47,10 @@ def select_rows(
 
 
 def pick_balanced_rows(rows: Sequence[Utterance], limit: int | None) -> list[int]:
-    """Numbers of at most `limit` rows, ascending: every pair of speaker and label once, then every pair twice, ...
+    """The numbers of at most `limit` rows, ascending: one of each pair of speaker and label, then a second of each, ...
 
-    Pairs come diagonal by diagonal, so even a few rows are of many speakers and all labels. A smaller limit's rows
-    lie in a larger one's.
+    Pairs are taken diagonal by diagonal, so even a few rows have many speakers and all labels. The rows of a smaller
+    limit are among those of a larger one. limit None: all rows.
     """
     if limit is None:
         return list(range(len(rows)))

@@ -1,4 +1,4 @@
-"""An utterance's sound: the one place that turns it into samples."""
+"""The sound of an utterance: the only place where it is read."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from embedkit.workspace import resolve_inside
 
 
 def read_sound(folder: Path, utterance: Utterance) -> Wave:
-    """Its samples as decoded: float32 [samples], 16 kHz mono. folder: what its `file` is relative to.
+    """The samples of an utterance: float32 [samples], 16 kHz mono, -1 to 1. folder: what its `file` is relative to.
 
-    Raises ClipError where they cannot be had: see `audio.read`; and where `file` leads out of the folder.
+    Raises ClipError where they cannot be read (see `audio.read`), and where `file` leads out of the folder.
     """
     try:
         path = resolve_inside(folder, utterance.file)

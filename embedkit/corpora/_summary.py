@@ -6,19 +6,27 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from embedkit.corpora._base import Utterance
 from embedkit.corpora._registry import find_reader, folder, load
 from embedkit.corpora._rows import assign_classes
 
 
-def summarise_corpus(name: str, root: Path) -> dict[str, Any]:
-    """What `corpora NAME` shows: {utterances, hours, unreadable, classes, labels, sessions, speakers}.
+class CorpusSummary(TypedDict):
+    """The document of `corpora NAME`; the last four are {name: count}."""
 
-    The last four are {name: count}; classes by the reader's default label map, in its order. hours is the length of
-    all readable utterances; unreadable counts those whose recording is missing or is not sound.
-    """
+    utterances: int
+    hours: float  # of all utterances whose recording can be read
+    unreadable: int  # utterances whose recording is missing, or is not sound
+    classes: dict[str, int]  # by the default label map of the reader, in its order
+    labels: dict[str, int]
+    sessions: dict[str, int]
+    speakers: dict[str, int]
+
+
+def summarise_corpus(name: str, root: str | Path) -> CorpusSummary:
+    """Read a corpus and count it. Raises CorpusError as `load` does."""
     rows = load(name, root)
     label_map = find_reader(name, root).LABELS
     classes = Counter(assign_classes(rows, label_map))
@@ -39,8 +47,8 @@ def _count_values(words: Iterable[str]) -> dict[str, int]:
 
 
 def _measure_lengths(rows: Iterable[Utterance], place: Path) -> list[float]:
-    """Each utterance's length (s) by the header of its recording; NaN where that cannot be read."""
-    import soundfile  # here, because counting is the only thing of this module that opens a recording
+    """The length of each utterance (s) by the header of its recording; NaN where that cannot be read."""
+    import soundfile  # here, because listing corpora needs no recording
 
     durations: dict[str, float] = {}
     lengths = []

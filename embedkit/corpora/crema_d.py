@@ -2,7 +2,7 @@
 
 Source: Cao et al., "CREMA-D: Crowd-sourced emotional multimodal actors dataset", IEEE Transactions on Affective
 Computing 5(4), 2014. A name such as `1001_IEO_ANG_HI.wav` is actor, sentence, emotion (ANG DIS FEA HAP NEU SAD) and
-level (LO MD HI, XX for unspecified). The label is what the actor was asked for, not what raters heard.
+level (LO MD HI, XX for unspecified). The label is the emotion that the actor was asked for, not what raters heard.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ SOURCE = "https://github.com/CheyneyComputerScience/CREMA-D (with Git LFS); root
 LICENCE = "ODbL 1.0"
 LABELS = {"anger": ["ANG"], "happiness": ["HAP"], "neutral": ["NEU"], "sadness": ["SAD"]}
 
-# Old copies have one name with a single X: 1040_ITH_SAD_X.
+# In old copies one name has a single X: 1040_ITH_SAD_X.
 NAME = re.compile(r"(?P<actor>\d{4})_(?P<sentence>[A-Z]{3})_(?P<label>[A-Z]{3})_(?P<level>LO|MD|HI|XX?)")
 
 
 def folder(root: Path) -> Path:
-    """The folder that holds AudioWAV/: root, or the folder of that kind in it. A root of clips is it too."""
+    """The folder with AudioWAV/: root, or one in it. root may also be a folder of the clips themselves."""
     if root.is_dir() and any(NAME.fullmatch(stem) for stem in list_recordings(root)):
         return root
     return locate_corpus("CREMA-D", root, "AudioWAV")
@@ -32,8 +32,8 @@ def folder(root: Path) -> Path:
 def read(root: Path) -> Iterator[Utterance]:
     """Yield every clip, sorted by name. text is the sentence's code ("IEO").
 
-    gender is known where the corpus's VideoDemographics.csv lies beside AudioWAV/. The id of a name with a single X
-    has both, so that ids are the same in every copy.
+    gender is known where VideoDemographics.csv, a table of the corpus, lies beside AudioWAV/. A clip whose name has a
+    single X gets an id with XX, so that ids are the same in every copy.
     """
     place = folder(root)
     clips = place / "AudioWAV" if (place / "AudioWAV").is_dir() else place

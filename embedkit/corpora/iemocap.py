@@ -1,9 +1,9 @@
 """IEMOCAP: 5 sessions of 2 actors each, scripted and improvised English dialogues, 10,039 turns.
 
 Source: Busso et al., "IEMOCAP: Interactive emotional dyadic motion capture database", Language Resources and
-Evaluation 42(4), 2008. The sheet `SessionN/dialog/EmoEvaluation/<dialogue>.txt` has one line a turn,
-`[start - end]<TAB>turn id<TAB>label<TAB>[valence, activation, dominance]`, and below it the annotators' own votes,
-which are no labels. A turn's sound is `SessionN/sentences/wav/<dialogue>/<turn id>.wav`.
+Evaluation 42(4), 2008. The sheet `SessionN/dialog/EmoEvaluation/<dialogue>.txt` has one line for each turn,
+`[start - end]<TAB>turn id<TAB>label<TAB>[valence, activation, dominance]`, and below it the votes of the
+annotators, which are not labels. A turn's sound is `SessionN/sentences/wav/<dialogue>/<turn id>.wav`.
 
 In a turn id such as `Ses01F_impro01_M003` the letter before the number is the speaker; the letter after the session's
 number says only which actor wore the motion capture markers.
@@ -33,15 +33,15 @@ SCRIPT = re.compile(r"_(script\d\d_\d)")  # script01_1b is a second take of scri
 
 
 def folder(root: Path) -> Path:
-    """IEMOCAP_full_release: root, or the folder of that kind in it."""
+    """IEMOCAP_full_release: root, or the folder in it with such sheets."""
     return locate_corpus("IEMOCAP", root, SHEETS)
 
 
 def read(root: Path) -> Iterator[Utterance]:
     """Yield every labelled turn, sheet by sheet, whether or not its recording is there.
 
-    speaker is session and letter ("Ses01F"). text is the script's part ("script01_1"), which pairs of all sessions
-    act, and "" for improvisations. start and end stay unknown: a turn has its own file.
+    speaker is session and letter ("Ses01F"). text is the part of the script ("script01_1"), which the pairs of all
+    sessions act, and "" for improvisations. start and end stay unknown: each turn is a file.
     """
     place = folder(root)
     for sheet in sorted(place.glob(SHEETS)):

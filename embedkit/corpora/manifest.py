@@ -1,8 +1,8 @@
-"""A manifest: any CSV with the columns file, speaker and label describes a corpus.
+"""A manifest: a CSV file with the columns file, speaker and label, which describes any corpus.
 
 Optional columns: session, text, dialogue, gender (female, male or empty), start and end (s, a part of the file),
-valence, activation, dominance. UTF-8, commas, one utterance a line; `file` is relative to the CSV's own folder, with
-forward slashes, and stays inside it. A label that is a class name is that class.
+valence, activation, dominance. UTF-8, commas, one utterance on each line; `file` is relative to the folder of the
+CSV, with forward slashes, and must not lead out of it. A label that is the name of a class is that class.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def folder(root: Path) -> Path:
 
 
 def read(root: Path) -> Iterator[Utterance]:
-    """Yield the utterance of every line, in the file's order; its id is the file, with "#start-end" for a part of one.
+    """Yield the utterance of every line, in order; its id is the file, with "#start-end" for a part of a file.
 
-    Raises CorpusError with the line's number for what cannot be meant.
+    Raises CorpusError with the number of the line for what is missing, unknown or impossible.
     """
     place = folder(root)
     with root.open(encoding="utf-8-sig", newline="") as lines:
@@ -112,7 +112,7 @@ def _parse_gender(cell: str) -> str:
 
 
 def _format_part(start: float, end: float) -> str:
-    """What an id says of the part: "#1.5-2" (s), "#1.5-" to the end of the file, "" for all of it."""
+    """The end of an id for a part of a file: "#1.5-2" (s), "#1.5-" to the end of the file, "" for the whole file."""
     if math.isnan(start) and math.isnan(end):
         return ""
     return "#" + "-".join("" if math.isnan(t) else f"{t:.6f}".rstrip("0").rstrip(".") for t in (start, end))

@@ -23,12 +23,12 @@ NAME = re.compile(r"03-01-(?P<emotion>0[1-8])-0[12]-(?P<statement>\d\d)-\d\d-(?P
 
 
 def folder(root: Path) -> Path:
-    """The folder that holds Actor_01/ and so on: root, or the folder of that kind in it."""
+    """The folder that holds Actor_01/ and so on: root, or one in it."""
     return locate_corpus("RAVDESS", root, ACTORS)
 
 
 def read(root: Path) -> Iterator[Utterance]:
-    """Yield every speech clip, sorted by actor's folder and name. text is the statement ("01": kids, "02": dogs).
+    """Yield every speech clip, sorted by folder of the actor and name. text is the statement ("01": kids, "02": dogs).
 
     Many copies hold every clip a second time, one folder lower (Audio_Speech_Actors_01-24/): a name counts once.
     """

@@ -9,7 +9,7 @@ from __future__ import annotations
 from embedkit.encoders._base import STATS, Encoder, Spec
 from embedkit.encoders._checkpoint import PREPROCESSOR, RANDOM_MARKER, WEIGHTS, load_pretrained
 from embedkit.encoders._random_weights import DISTILHUBERT, write_random_distilhubert, write_random_hubert
-from embedkit.encoders._registry import load, resolve, slug
+from embedkit.encoders._registry import load, load_encoder, resolve, slug
 
 __all__ = [
     "DISTILHUBERT",
@@ -20,6 +20,7 @@ __all__ = [
     "Encoder",
     "Spec",
     "load",
+    "load_encoder",
     "load_pretrained",
     "resolve",
     "slug",

@@ -10,32 +10,31 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from embedkit.encoders._base import Spec
 from embedkit.errors import EncoderError
 
-if TYPE_CHECKING:
-    pass
-
-
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
 WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"  # of weights in several files
-RANDOM_MARKER = "WEIGHTS_ARE_RANDOM"  # a file of this name says that nothing was learned
+INDEX = "model.safetensors.index.json"  # where the weights are in several files
+RANDOM_MARKER = "WEIGHTS_ARE_RANDOM"  # a file of this name says that the weights are random
 
 log = logging.getLogger(__name__)
 
 
 def list_weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint, in order of their names.
+    """The safetensors files of a checkpoint, sorted by name.
 
-    Raises EncoderError where the index of a sharded one names a file outside the folder, or one that is not there.
+    Raises EncoderError where the index of a checkpoint in several files lists none, or one that is not in the folder.
     """
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
-    names = sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()))
+    weight_map = read_json(folder / INDEX).get("weight_map", {})
+    if not isinstance(weight_map, dict):
+        raise EncoderError(f"{folder / INDEX}: its weight_map is no JSON object; download the checkpoint again")
+    names = sorted({str(name) for name in weight_map.values()})
     for name in names:
         if Path(name).name != name or not name.endswith(".safetensors") or not (folder / name).is_file():
             raise EncoderError(f"{folder / INDEX}: no weights '{name}' beside it; download the checkpoint again")
@@ -43,7 +42,8 @@ def list_weight_files(folder: Path) -> list[Path]:
 
 
 def check_files(folder: Path, name: str) -> None:
-    """config.json, preprocessor_config.json and safetensors are there; EncoderError says what to do."""
+    """Raise EncoderError, which says what to do, unless the folder has config.json, preprocessor_config.json and
+    safetensors."""
     has_weights = (folder / WEIGHTS).is_file() or (folder / INDEX).is_file()
     if not has_weights and any(folder.glob("*.bin")):
         raise EncoderError(explain_pickles(name))
@@ -59,6 +59,7 @@ def check_files(folder: Path, name: str) -> None:
 
 
 def explain_pickles(name: str) -> str:
+    """The error for a checkpoint that has pickles only, and what to do about it."""
     return (
         f"{name}: its weights are pickles (pytorch_model.bin), which can run code and are never read; convert them"
         f" where you trust them: python -c \"from transformers import AutoModel; AutoModel.from_pretrained('{name}')"
@@ -66,7 +67,8 @@ def explain_pickles(name: str) -> str:
     )
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, object]:
+    """A JSON object of a checkpoint. Raises EncoderError where the file cannot be read or holds anything else."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -77,7 +79,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def hash_files(files: list[Path]) -> str:
-    """SHA-256 over the files' bytes, one after the other: of a single file, the hub's own."""
+    """SHA-256 over the bytes of all files, one file after another; of a single file it is the hub's own digest."""
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:
@@ -87,7 +89,7 @@ def hash_files(files: list[Path]) -> str:
 
 
 def read_tensor_sizes(file: Path) -> dict[str, int]:
-    """{weight: its number of elements}, from a safetensors file's header alone."""
+    """The number of elements of each tensor, by its name, from a safetensors file's header. Raises EncoderError."""
     try:
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
@@ -98,11 +100,12 @@ def read_tensor_sizes(file: Path) -> dict[str, int]:
 
 
 def shorten_error(error: BaseException) -> str:
+    """An exception as one line of at most some 120 characters."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
 
 def load_pretrained(spec: Spec) -> tuple[Any, tuple[str, ...]]:
-    """transformers' own model in fp32 and evaluation mode, and the checkpoint's weights that it has no use for.
+    """transformers' own model in fp32 and evaluation mode, and the names of the checkpoint's weights that it lacks.
 
     Raises EncoderError where a weight is missing or has another shape (transformers would fill it at random).
     """
@@ -119,7 +122,7 @@ def load_pretrained(spec: Spec) -> tuple[Any, tuple[str, ...]]:
                 trust_remote_code=False,
                 output_loading_info=True,
             )
-    except Exception as error:  # a damaged checkpoint fails in many ways, all of which mean the same to the user
+    except Exception as error:  # a damaged checkpoint raises many kinds of errors, which all mean the same to the user
         raise EncoderError(
             f"{spec.id}: the checkpoint does not load ({shorten_error(error)}); download it again"
         ) from None
@@ -138,7 +141,7 @@ def load_pretrained(spec: Spec) -> tuple[Any, tuple[str, ...]]:
 
 @contextmanager
 def _silence_transformers() -> Iterator[None]:
-    """transformers' progress bar and its table of unused weights would clutter stderr; we report what matters."""
+    """Without transformers' progress bar and its table of unused weights on stderr; we report what matters."""
     from transformers.utils import logging
 
     transformers_logging: Any = logging

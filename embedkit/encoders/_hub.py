@@ -17,8 +17,8 @@ from embedkit.encoders._checkpoint import (
 )
 from embedkit.errors import EncoderError
 
-# Hub ids and the revision of each that has safetensors. DistilHuBERT and Whisper have them on main; of the others main
-# holds pickles, and the hub's own conversion stands in a pull request.
+# Hub ids, and the revision of each that has safetensors. DistilHuBERT and Whisper have them on main; of the others main
+# has pickles, and the hub's own conversion is a pull request.
 PINNED = {
     "ntu-spml/distilhubert": "main",
     "facebook/hubert-base-ls960": "refs/pr/2",
@@ -26,11 +26,13 @@ PINNED = {
     "openai/whisper-tiny.en": "main",
 }
 
-PROBE_SECONDS = 2.0  # how long the hub may take to answer before we say that it cannot be reached
+PROBE_SECONDS = 2.0  # the longest that we wait for the hub's first answer
+
+_SNAPSHOT_FILES = [CONFIG, PREPROCESSOR, WEIGHTS, INDEX, "model-*.safetensors"]
 
 
 def fetch_snapshot(name: str) -> Path:
-    """The local snapshot of a hub id, downloaded where it is not here yet. Raises EncoderError."""
+    """The local snapshot of a hub id, which is downloaded where it is missing. Raises EncoderError."""
     if not re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", name):
         near = [known for known in PINNED if known.endswith(f"/{name}")]
         hint = f"did you mean '{near[0]}'?" if near else "give a folder, or a hub id such as ntu-spml/distilhubert"
@@ -40,7 +42,7 @@ def fetch_snapshot(name: str) -> Path:
 
 
 def _find_cached_snapshot(name: str, revision: str) -> Path | None:
-    """The snapshot in the local Hugging Face cache, if all of it is there."""
+    """The snapshot in the local Hugging Face cache, if it is complete."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -52,15 +54,12 @@ def _find_cached_snapshot(name: str, revision: str) -> Path | None:
     return folder
 
 
-_SNAPSHOT_FILES = [CONFIG, PREPROCESSOR, WEIGHTS, INDEX, "model-*.safetensors"]
-
-
 def _download_snapshot(name: str, revision: str) -> Path:
     import huggingface_hub as hub
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        # A hub that cannot be reached would cost 23 s of retries; this asks once.
+        # One request with a short timeout: the downloads below would try for 23 s to reach a hub that is unreachable.
         hub.get_hf_file_metadata(hub.hf_hub_url(name, CONFIG, revision=revision), timeout=PROBE_SECONDS)
         files = hub.list_repo_files(name, revision=revision)
         if not any(file in (WEIGHTS, INDEX) for file in files):
@@ -78,7 +77,7 @@ def _download_snapshot(name: str, revision: str) -> Path:
         raise EncoderError(
             f"{name}: the hub has no revision '{revision}' of it any more; download another, give its folder"
         ) from None
-    except Exception as error:  # the hub's client changed its network library twice: any failure means "not to be had"
+    except Exception as error:  # the hub's client has changed its network library twice, and with it the errors
         raise EncoderError(
             f"{name}: not in the local Hugging Face cache, and the hub cannot be reached ({shorten_error(error)});"
             f" where it can: hf download {name} --revision {revision}, or give a folder that holds it"

@@ -1,16 +1,15 @@
 """An encoder that has learned nothing: DistilHuBERT's exact geometry, seeded random weights, and a marker that says so.
 
-It stands in for the real one where a demonstration must run without a network. Every table and file made from it says
-`weights: random`.
+It takes the place of the real encoder where a demonstration must run without a network. Every table and file made with
+it says `weights: random`.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +17,35 @@ import numpy.typing as npt
 from embedkit.audio import RATE
 from embedkit.encoders._checkpoint import CONFIG, PREPROCESSOR, RANDOM_MARKER, WEIGHTS
 
-# config.json of ntu-spml/distilhubert, as far as it shapes the encoder.
-DISTILHUBERT: dict[str, Any] = {
+
+class HubertConfig(TypedDict):
+    """config.json of a HuBERT encoder, as far as it shapes the encoder; the meaning is transformers'."""
+
+    architectures: list[str]
+    model_type: str
+    num_hidden_layers: int
+    hidden_size: int
+    num_attention_heads: int
+    intermediate_size: int
+    conv_dim: list[int]
+    conv_kernel: list[int]
+    conv_stride: list[int]
+    conv_bias: bool
+    feat_extract_norm: str
+    feat_extract_activation: str
+    feat_proj_layer_norm: bool
+    hidden_act: str
+    do_stable_layer_norm: bool
+    num_conv_pos_embeddings: int
+    num_conv_pos_embedding_groups: int
+    layer_norm_eps: float
+    apply_spec_augment: bool
+    mask_time_prob: float
+    mask_feature_prob: float
+
+
+# That of ntu-spml/distilhubert.
+DISTILHUBERT: HubertConfig = {
     "architectures": ["HubertModel"],
     "model_type": "hubert",
     "num_hidden_layers": 2,
@@ -47,15 +73,15 @@ Weights = dict[str, npt.NDArray[np.float32]]
 
 
 def write_random_distilhubert(folder: Path, seed: int = 0) -> Path:
-    """DistilHuBERT's geometry (2 layers, 768 wide, 23.5 M parameters) in `folder`; see `write_random_hubert`."""
+    """Write one of DistilHuBERT's geometry (2 layers, 768 wide, 23.5 M parameters); see `write_random_hubert`."""
     return write_random_hubert(folder, seed, DISTILHUBERT)
 
 
-def write_random_hubert(folder: Path, seed: int, config: Mapping[str, Any]) -> Path:
+def write_random_hubert(folder: Path, seed: int, config: HubertConfig) -> Path:
     """Write config.json, model.safetensors, preprocessor_config.json and the marker; returns the folder.
 
-    config: keys as in DISTILHUBERT; group norm, no stable layer norm. The same seed gives the same weights on every
-    machine (numpy's PCG64, no torch).
+    config: with group norm and without stable layer norm, as DISTILHUBERT. The same seed gives the same weights on
+    every machine (numpy's PCG64, no torch).
     """
     from safetensors.numpy import save_file
 
@@ -76,7 +102,7 @@ def write_random_hubert(folder: Path, seed: int, config: Mapping[str, Any]) -> P
     return folder
 
 
-def _draw_weights(rng: np.random.Generator, config: Mapping[str, Any]) -> Weights:
+def _draw_weights(rng: np.random.Generator, config: HubertConfig) -> Weights:
     """He's initialisation where a GELU follows, LeCun's elsewhere: signals keep their size through the stack."""
     width = config["hidden_size"]
     weights: Weights = {}
@@ -103,8 +129,8 @@ def _draw_weights(rng: np.random.Generator, config: Mapping[str, Any]) -> Weight
     return weights
 
 
-def _draw_positional_convolution(rng: np.random.Generator, name: str, config: Mapping[str, Any]) -> Weights:
-    """Weight norm over the kernel's positions (dim 2): weight_v, and weight_g its norm at each position."""
+def _draw_positional_convolution(rng: np.random.Generator, name: str, config: HubertConfig) -> Weights:
+    """With weight norm over the kernel's positions (dim 2): weight_v, its norm weight_g at each of them, and a bias."""
     width, kernel = config["hidden_size"], config["num_conv_pos_embeddings"]
     inputs = width // config["num_conv_pos_embedding_groups"]
     v = _draw_normal(rng, (width, inputs, kernel), 4 / (inputs * kernel))

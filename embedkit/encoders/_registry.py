@@ -1,4 +1,4 @@
-"""Finding encoders: a module of this folder reads one family."""
+"""Finds encoders by name, and the families that read them: each is a module of this folder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from embedkit.audio import RATE
 from embedkit.encoders._base import Encoder, Family, Spec
@@ -25,9 +25,10 @@ from embedkit.errors import EncoderError, did_you_mean
 
 
 def resolve(name: str) -> Spec:
-    """An encoder by hub id ("ntu-spml/distilhubert"), by the folder that holds it, or in an exported file. No torch.
+    """An encoder by its hub id ("ntu-spml/distilhubert"), its folder, or an exported file. Imports no torch.
 
-    Raises EncoderError, with what to do, where it cannot be had, holds pickles only, or is of no known family.
+    Raises EncoderError, which says what to do, where it cannot be found or downloaded, has pickles only, or is of no
+    known family.
     """
     folder = Path(name).expanduser()
     if is_exported(folder):
@@ -60,12 +61,12 @@ def resolve(name: str) -> Spec:
 
 
 def is_exported(path: Path) -> bool:
-    """Whether it is a file of `stitch-export`, by its name."""
+    """Whether it is a file of `stitch-export`, judged by its name."""
     return path.suffix == ".onnx"
 
 
 def slug(name: str) -> str:
-    """The name under cache/<recipe>/ of what `resolve` would find, without looking into it."""
+    """`Spec.slug` of what `resolve` would find, without reading it."""
     path = Path(name).expanduser()
     if is_exported(path):
         from embedkit.encoders import exported
@@ -77,8 +78,8 @@ def slug(name: str) -> str:
 
 
 def load(spec: Spec, precision: str = "fp32", device: str = "cpu", crop: bool = False) -> Encoder:
-    """The encoder, ready to pool. precision: "fp32" or "bf16"; device: "cpu" or "cuda"; crop: of a Whisper encoder
-    (`Sound.crop`).
+    """The encoder, ready to pool. precision: "fp32" or "bf16"; device: "cpu" or "cuda"; crop: a recipe's `Sound.crop`,
+    for a Whisper encoder.
 
     Raises EncoderError where the weights do not fit the config.
     """
@@ -87,8 +88,17 @@ def load(spec: Spec, precision: str = "fp32", device: str = "cpu", crop: bool = 
     return _import_family(spec.family).load(spec, precision, device, crop)
 
 
+def load_encoder(name: str | Path, precision: str = "fp32", device: str = "cpu", crop: bool = False) -> Encoder:
+    """An encoder by hub id, folder or exported file, ready to pool: `resolve` and `load` in one.
+
+    `.pool(wave)` of float32 [samples] (16 kHz, -1 to 1) gives float32 [layer, stat, dim], stat 0 the mean over frames
+    and 1 the standard deviation. Raises EncoderError as the two do.
+    """
+    return load(resolve(str(name)), precision, device, crop)
+
+
 def families() -> dict[str, Family]:
-    """Every family that has a module, by its name."""
+    """Every family, by the name of its module."""
     modules = (module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
     return {name: _import_family(name) for name in modules if not name.startswith("_")}
 
@@ -97,7 +107,7 @@ def _import_family(name: str) -> Family:
     return cast(Family, importlib.import_module(f"embedkit.encoders.{name}"))
 
 
-def _find_family(config: Mapping[str, Any], name: str) -> Family:
+def _find_family(config: Mapping[str, object], name: str) -> Family:
     model_type = str(config.get("model_type", ""))
     known = {read: family for family in families().values() for read in family.MODEL_TYPES}
     if model_type not in known:

@@ -1,8 +1,7 @@
-"""An exported file as an encoder: what `stitch-export` wrote makes the features that a head is then trained on.
+"""An exported file as an encoder: a file of `stitch-export` computes the features that a head is then trained on.
 
-So a head can be fitted to the very features that the file will give it, rounded as they are. The file holds the layers
-that its own head reads, and no others: they count from 0 here. Where its features hold no standard deviation, 0 stands
-in its place.
+So a head can be fitted to the features that the file will give it, with their rounding. The file has only the layers
+that its own head reads: they count from 0 here. Where it computes no standard deviation, that statistic is 0.
 """
 
 from __future__ import annotations
@@ -14,35 +13,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from embedkit.audio import RATE, padded_length
+from embedkit.audio import RATE, Wave, padded_length
 from embedkit.cards import Sound, build
-from embedkit.encoders._base import STATS, Spec, check_length
+from embedkit.encoders._base import STATS, Pooled, Spec, check_length
 from embedkit.errors import EncoderError, ModelError
 
 if TYPE_CHECKING:
     import onnx
 
-MODEL_TYPES = ()  # of no config.json
-PREPARED_TENSORS = (
-    "prepared",
-    "prepared_lengths",
-)  # tensors in the file: the recipe's sound, before cutting and the encoder
-SHAPE_INPUTS = {"signal", "lengths"}  # inputs of the whole file; of these the encoder asks for their shapes at most
+MODEL_TYPES = ()  # it has no config.json
+# Tensors in the file: the sound as the recipe prepares it, and its lengths, before it is cut and encoded.
+PREPARED_TENSORS = ("prepared", "prepared_lengths")
+SHAPE_INPUTS = {"signal", "lengths"}  # inputs of the whole file; the encoder may use their shapes, not their values
 EXTRA_SAMPLES = 400  # samples (25 ms) by which the prepared sound is longer than the signal
 
 
 def derive_encoder_id(path: Path) -> str:
-    """Its name as an encoder, by its folder and itself: "my-study/mlp-size"."""
+    """`Spec.id` of an exported file: the names of its folder and of the file, as in "my-study/mlp-size"."""
     path = path.resolve()
     return f"{path.parent.name}/{path.stem}"
 
 
 def resolve(path: Path) -> Spec:
-    """What the file says of its encoder. The digest is of the encoder alone, so another head makes no other encoder.
+    """What the file says of its encoder. The digest is of the encoder alone: with another head it is the same encoder.
 
-    Raises EncoderError where the file is damaged, not ours, or older than what is read here.
+    Raises EncoderError where the file is damaged, not ours, or of a version that did not say which layers it has.
     """
     meta, encoder = _read_model(path)
     try:
@@ -64,7 +60,7 @@ def resolve(path: Path) -> Spec:
 
 
 def load(spec: Spec, *_: object) -> ExportedEncoder:
-    """Precision and cropping are what the file was made with, and the device is the CPU."""
+    """The encoder, ready to pool. Precision and cropping are those of the file, the device is the CPU."""
     return ExportedEncoder(spec)
 
 
@@ -88,7 +84,12 @@ class ExportedEncoder:
         )
         self._inputs = [value.name for value in self._session.get_inputs()]
 
-    def pool(self, wave: npt.NDArray[np.float32], *, pad_to: int = 0) -> npt.NDArray[np.float32]:
+    def pool(self, wave: Wave, *, pad_to: int = 0) -> Pooled:
+        """One clip's features [layer, 2, dim]; a standard deviation that the file does not compute is 0.
+
+        Raises ClipError for a clip below 25 ms, and EncoderError where the recipe cuts or pads in another way than the
+        file.
+        """
         check_length(wave, EXTRA_SAMPLES)
         if pad_to != self._pad_to or (self._limit and len(wave) > self._limit):
             raise EncoderError(
@@ -107,9 +108,13 @@ class ExportedEncoder:
         features[:, self._stats] = out.reshape(self._shape)
         return features
 
+    def pool_many(self, waves: Sequence[Wave], *, pad_to: int = 0) -> list[Pooled]:
+        """`pool` of each clip, one by one."""
+        return [self.pool(wave, pad_to=pad_to) for wave in waves]
+
 
 def _read_model(path: Path) -> tuple[dict[str, str], onnx.ModelProto]:
-    """What a verified file says of itself, and its encoder alone."""
+    """A file's metadata, and its encoder alone. Raises EncoderError where the file is damaged or not ours."""
     import onnx
 
     from embedkit.runtime.model import read_verified
@@ -122,16 +127,16 @@ def _read_model(path: Path) -> tuple[dict[str, str], onnx.ModelProto]:
 
 
 def read_model_metadata(model: onnx.ModelProto) -> dict[str, str]:
-    """What a file says of itself, without the `embedkit.` of its keys."""
+    """The metadata of an exported file, by keys without their `embedkit.`."""
     return {entry.key.removeprefix("embedkit."): entry.value for entry in model.metadata_props}
 
 
 def extract_encoder(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
-    """prepared [batch, samples + 400], prepared_lengths [batch] -> embedding [batch, dim].
+    """The encoder of a whole file: prepared [batch, samples + 400], prepared_lengths [batch] -> embedding [batch, dim].
 
-    The graph may ask for signal and lengths too, but for their shapes only.
+    The graph may have the inputs signal and lengths too, but uses only their shapes.
 
-    Raises EncoderError where the graph has no such tensors.
+    Raises EncoderError where the graph has no such tensors, or uses more of the inputs.
     """
     from onnx import TensorProto, helper
 
@@ -164,7 +169,7 @@ def extract_encoder(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
 def find_upstream_nodes(
     names: Collection[str], nodes: Sequence[onnx.NodeProto], stop: Sequence[str] = ()
 ) -> list[onnx.NodeProto]:
-    """The nodes that tensors depend on, in their order; those that make the tensors of `stop` are not looked at."""
+    """The nodes on which the named tensors depend, in their order, without those that compute the tensors in `stop`."""
     needed, upstream = set(names), []
     for node in reversed(nodes):
         if needed & set(node.output) and not set(stop) & set(node.output):

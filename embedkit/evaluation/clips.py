@@ -1,17 +1,18 @@
-"""A finished file on a whole corpus, clip by clip and without voice activity detection: the paper's RAVDESS test."""
+"""An exported file on a whole corpus, clip by clip and without voice activity detection: the paper's RAVDESS test."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from embedkit import metrics
 from embedkit.corpora import Utterance, read_sound
 from embedkit.errors import ClipError, CorpusError
+from embedkit.evaluation.document import ClipEvaluation, SkippedClip
 
 if TYPE_CHECKING:
     from embedkit.runtime import Predictor
@@ -19,17 +20,16 @@ if TYPE_CHECKING:
 
 def evaluate_clips(
     predictor: Predictor, utterances: Iterable[Utterance], folder: Path, label_map: Mapping[str, Sequence[str]]
-) -> dict[str, Any]:
-    """Predict every utterance that the label map covers and hold the classes against its labels.
+) -> ClipEvaluation:
+    """Predict every utterance that the label map covers, and compare the predicted classes with the labels.
 
-    folder: where the utterances' files lie; label_map: class to the corpus's own labels.
-    Returns {model, rows, left_out: {label: count}, skipped: [{id, reason}], wa, ua, macro_f1, f1: {class: 0..1},
-    confusion: [truth][said] in the order of the classes}. A class that is neither present nor predicted has F1 0 and
-    is no part of macro F1. Raises CorpusError where no utterance could be predicted.
+    folder: where the utterances' files lie; label_map: class to the corpus's own labels. In the result, a class that is
+    neither present nor predicted has F1 0 and is no part of macro F1. Raises CorpusError where no utterance could be
+    predicted.
     """
     class_of = {label: name for name, labels in label_map.items() for label in labels}
     left_out: Counter[str] = Counter()
-    skipped: list[dict[str, str]] = []
+    skipped: list[SkippedClip] = []
     truth: list[str] = []
     predicted: list[str] = []
     for utterance in utterances:
@@ -54,7 +54,9 @@ def evaluate_clips(
         "rows": len(truth),
         "left_out": dict(sorted(left_out.items())),
         "skipped": skipped,
-        **scores,
+        "wa": scores["wa"],
+        "ua": scores["ua"],
+        "macro_f1": scores["macro_f1"],
         "f1": {name: scores["f1"].get(name, 0.0) for name in predictor.labels},
         "confusion": np.asarray(metrics.confusion_matrix(truth, predicted, predictor.labels)).tolist(),
     }

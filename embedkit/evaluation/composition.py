@@ -14,16 +14,18 @@ from embedkit import audio
 from embedkit.audio import RATE, Wave
 from embedkit.corpora import Utterance, read_sound
 from embedkit.errors import ClipError, UserError
+from embedkit.evaluation.document import CompositionDocument, SkippedClip
 from embedkit.evaluation.fold_heads import FoldPredictors
 
 
 @dataclass(frozen=True)
 class Composition:
-    """How recordings are composed. Raises UserError for what cannot be meant.
+    """How recordings are composed. Raises UserError for values out of range.
 
-    clips: in each recording, at least (one of a speaker who has fewer holds them all); gap: the shortest and the
-    longest pause (s); noise: of the noisy half of the pauses, white, against the clips' own level (dB, root mean
-    squares); the other half is digital silence. seed: of the order, the lengths, which half, and the noise.
+    clips: the least number of clips in a recording (of a speaker who has fewer, all of them); gap: the shortest and the
+    longest pause (s). Half of the pauses are digital silence, the others white noise; noise: its level (dB, root mean
+    square) relative to that of the clips. seed: of the order, the lengths of pauses, which of them are noise, and the
+    noise.
     """
 
     clips: int = 4
@@ -39,7 +41,7 @@ class Composition:
             )
 
     def compose(self, clips: Sequence[Wave], name: str) -> Wave:
-        """float32 [samples]: pause, clip, pause, clip, ..., pause. The same name gives the same pauses."""
+        """Pause, clip, pause, clip, ..., pause, as float32 [samples]. The same name gives the same pauses."""
         rng = self.seed_generator(name)
         level = float(np.sqrt(np.mean(np.concatenate(clips).astype(np.float64) ** 2))) * 10 ** (self.noise / 20)
         parts = [self._draw_pause(rng, level)]
@@ -48,8 +50,12 @@ class Composition:
         return np.concatenate(parts)
 
     def seed_generator(self, name: str) -> np.random.Generator:
-        """Random numbers of one recording, whatever was composed before it."""
+        """The generator of random numbers for one recording, whatever was composed before it."""
         return np.random.default_rng([self.seed, zlib.crc32(name.encode())])
+
+    def to_document(self) -> CompositionDocument:
+        """The fields, as they are written to JSON."""
+        return {"clips": self.clips, "gap": self.gap, "noise": self.noise, "seed": self.seed}
 
     def _draw_pause(self, rng: np.random.Generator, level: float) -> Wave:
         samples = round(rng.uniform(*self.gap) * RATE)
@@ -69,28 +75,32 @@ class RecordingPlan:
 
     @property
     def name(self) -> str:
+        """A name that no other recording has; it seeds the pauses."""
         return f"{self.speaker} {self.truth} {self.fold} {self.number}"
 
 
 def plan_recordings(
     utterances: Sequence[Utterance], classes: Sequence[str], predictors: FoldPredictors, composition: Composition
 ) -> Iterator[RecordingPlan]:
-    """Each utterance that has a class and a judge in one recording, in an order drawn for each speaker and class."""
-    found: dict[tuple[str, str, str], list[Utterance]] = defaultdict(list)
+    """Put each utterance that has a class and a predictor into one recording.
+
+    The order of clips is drawn for each speaker, class and fold. classes: of each utterance, "" for none.
+    """
+    grouped: dict[tuple[str, str, str], list[Utterance]] = defaultdict(list)
     for utterance, truth in zip(utterances, classes, strict=True):
         fold = predictors.fold(utterance)
         if truth and fold is not None:
-            found[utterance.speaker, truth, fold].append(utterance)
-    for key, rows in sorted(found.items()):
+            grouped[utterance.speaker, truth, fold].append(utterance)
+    for key, rows in sorted(grouped.items()):
         order = composition.seed_generator(" ".join(key)).permutation(len(rows))
         parts = np.array_split(order, max(1, len(rows) // composition.clips))
         for number, part in enumerate(parts):
             yield RecordingPlan(*key, number, [rows[i] for i in part])
 
 
-def read_clips(group: RecordingPlan, folder: Path, skipped: list[dict[str, str]]) -> Iterator[Wave]:
-    """The group's clips that can be used; the others join `skipped` with their reasons."""
-    for utterance in group.rows:
+def read_clips(recording: RecordingPlan, folder: Path, skipped: list[SkippedClip]) -> Iterator[Wave]:
+    """The clips of a recording that can be used; the others are added to `skipped` with their reasons."""
+    for utterance in recording.rows:
         try:
             wave = read_sound(folder, utterance)
             audio.refuse_silence(wave)

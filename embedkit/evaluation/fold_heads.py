@@ -1,4 +1,4 @@
-"""The heads of a study's folds as predictors, so that nobody is judged by a head that has heard them."""
+"""The heads of a study's folds as predictors, so that no clip is classified by a head that was trained on it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from embedkit import calibration
+from embedkit import study as studies
 from embedkit.audio import Wave
 from embedkit.classes import CLASSES
 from embedkit.errors import StudyError
+from embedkit.heads import class_columns
 from embedkit.runtime import Predictor
 from embedkit.workspace import Workspace
 
@@ -22,14 +25,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FoldPredictors:
-    """Who judges which utterance: the file itself, or each study fold's head what that fold was tested on."""
+    """Which predictor classifies which utterance: the file itself, or the head of the fold that was tested on it."""
 
     file_predictor: Predictor
-    fold_by_utterance: Mapping[str, str] = field(default_factory=dict)  # utterance to fold
-    predictor_by_fold: Mapping[str, Predictor] = field(default_factory=dict)  # empty: the file itself judges all
+    fold_by_utterance: Mapping[str, str] = field(default_factory=dict)  # fold by the utterance's id
+    predictor_by_fold: Mapping[str, Predictor] = field(default_factory=dict)  # empty: the file classifies all
 
     def fold(self, utterance: Utterance) -> str | None:
-        """The fold that an utterance belongs to, "" without folds, None for one that no fold was tested on."""
+        """The fold that was tested on an utterance, None where there is none; "" where the file classifies all."""
         return self.fold_by_utterance.get(utterance.id) if self.predictor_by_fold else ""
 
     def __getitem__(self, fold: str) -> Predictor:
@@ -37,12 +40,10 @@ class FoldPredictors:
 
 
 def load_fold_predictors(predictor: Predictor, workspace: Workspace) -> FoldPredictors:
-    """The file's encoder with the heads of the folds of the study that it is of, each on what its fold was tested on.
+    """The file's encoder with the heads of the folds of its study, each for the clips that its fold was tested on.
 
-    Raises StudyError where the workspace has no such study, or one of another encoder.
+    Raises StudyError where the workspace does not have that study, or has it with another encoder.
     """
-    from embedkit import study as studies
-
     meta = {key.removeprefix("embedkit."): value for key, value in predictor.meta.items()}
     if not meta.get("study"):
         raise StudyError(f"{predictor.path}: it does not say of which study it is; leave out --held-out")
@@ -63,9 +64,7 @@ def load_fold_predictors(predictor: Predictor, workspace: Workspace) -> FoldPred
 
 
 def _make_head(estimator: Estimator, temperature: float) -> Callable[[Wave], Wave]:
-    from embedkit import calibration
-    from embedkit.heads import class_columns
-
+    """The head as a function of one embedding [dim], its probabilities [4] in the order of CLASSES."""
     columns = class_columns(estimator)
 
     def predict_embedding(embedding: Wave) -> Wave:
@@ -77,7 +76,7 @@ def _make_head(estimator: Estimator, temperature: float) -> Callable[[Wave], Wav
 
 
 def was_trained_on(predictor: Predictor, workspace: Workspace, corpus: str) -> bool:
-    """Was the file's head trained on this corpus? By the study that it is of; False where that is not at hand."""
+    """Whether the file's head was trained on this corpus, as its study says; False where the study is not there."""
     name = predictor.meta.get("embedkit.study", "")
     path = workspace.studies / name / "study.json"
     if not name or not path.is_file():

@@ -1,22 +1,21 @@
-"""Neutral bias: does a file that hears pauses call more of what it hears neutral?
+"""Neutral bias: are recordings with pauses called neutral more often than they are?
 
-The paper proposes voice activity detection and windows for long recordings and measures neither. Here they are: long
-recordings are composed of a corpus's own clips, several of one speaker and one class with silence or noise before,
-between and after them, and each recording is judged in four ways:
+The paper proposes voice activity detection and windows for long recordings but measures neither. This measures both:
+long recordings are composed of a corpus's own clips, several of one speaker and one class with silence or noise before,
+between and after them, and each recording is classified in four ways:
 
-- `vad`: what `embedkit predict` does: speech found, joined and cut into windows of 8 s;
-- `windows`: what `predict --no-vad` does: everything cut into windows of 8 s, silent ones left out;
-- `whole`: the recording as one input, of which the first 8 s count: what a client does that has read no manual;
-- `clips`: the clips one by one, averaged by their seconds: what is lost by composing is what the others lack of this.
+- `vad`: what `embedkit predict` does: speech is found, joined and cut into windows of 8 s;
+- `windows`: what `predict --no-vad` does: everything is cut into windows of 8 s, silent ones are left out;
+- `whole`: the recording as one input, of which the first 8 s count: what a client may do that knows of no windows;
+- `clips`: the clips one by one, averaged by their seconds: how far the other ways are below this is what pauses cost.
 
-The bias is the share of recordings that are called neutral minus the share that are.
+The bias is the share of recordings that are called neutral minus the share that are neutral.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ from embedkit.audio import RATE, Wave
 from embedkit.classes import CLASSES
 from embedkit.errors import ClipError, CorpusError
 from embedkit.evaluation.composition import Composition, RecordingPlan, plan_recordings, read_clips
+from embedkit.evaluation.document import BiasMeasurement, LongEvaluation, SkippedClip, WayScores
 from embedkit.evaluation.fold_heads import FoldPredictors, load_fold_predictors, was_trained_on
 from embedkit.progress import progress_bar
 from embedkit.runtime import Predictor, speech
@@ -38,16 +38,16 @@ if TYPE_CHECKING:
 
 WAYS = ("vad", "windows", "whole", "clips")
 NEUTRAL = CLASSES.index("neutral")
-NO_ANSWER = len(CLASSES)  # the column of recordings in which a way heard nothing that it could judge
+NO_ANSWER = len(CLASSES)  # the column of recordings in which a way found nothing to classify
 
 
 def evaluate_recordings(
     workspace: Workspace, predictor: Predictor, corpus: str, root: Path, held_out: bool = False, **composition: Any
-) -> dict[str, Any]:
-    """`measure` of a corpus at root, with the label map of its reader; composition: the fields of `Composition`.
+) -> LongEvaluation:
+    """`measure_bias` on a corpus at root, with the label map of its reader.
 
-    held_out: by the heads of the study's folds (see `load_fold_predictors`). Returns what `measure_bias` does, and
-    {model, corpus, heads, notes}.
+    held_out: with the heads of the study's folds (see `load_fold_predictors`). composition: the fields of
+    `Composition`. Raises what `measure_bias` and `load_fold_predictors` raise, and UserError for a wrong composition.
     """
     predictors = load_fold_predictors(predictor, workspace) if held_out else FoldPredictors(predictor)
     rows, labels = corpora.load(corpus, root), corpora.find_reader(corpus, root).LABELS
@@ -69,40 +69,39 @@ def measure_bias(
     folder: Path,
     label_map: Mapping[str, Sequence[str]],
     composition: Composition,
-) -> dict[str, Any]:
-    """Compose, judge and count; folder: where the utterances' files lie.
+) -> BiasMeasurement:
+    """Compose recordings, classify each in four ways, and score the ways.
 
-    Returns {recordings, seconds (mean), speakers, composition, truth: {class: count}, skipped: [{id, reason}],
-    left_out: {label: count}, ways: {way: scores}, comparisons: [{score, way, against, ...}]}: see `_score_way` and
-    `_compare_ways`. Intervals are 95 %, by speaker. Raises CorpusError where nothing can be composed.
+    folder: where the utterances' files lie; label_map: class to the corpus's own labels. Raises CorpusError where no
+    recording can be composed.
     """
     classes = corpora.assign_classes(utterances, label_map)
-    skipped: list[dict[str, str]] = []
+    skipped: list[SkippedClip] = []
     recordings: list[RecordingPlan] = []
     seconds: list[float] = []
     predictions: list[dict[str, int]] = []
     planned = list(plan_recordings(utterances, classes, predictors, composition))
     with progress_bar(len(planned), "recordings") as bar:
-        for group in planned:
-            if waves := list(read_clips(group, folder, skipped)):
-                wave = composition.compose(waves, group.name)
-                recordings.append(group)
+        for recording in planned:
+            if waves := list(read_clips(recording, folder, skipped)):
+                wave = composition.compose(waves, recording.name)
+                recordings.append(recording)
                 seconds.append(len(wave) / RATE)
-                predictions.append(classify_recording(predictors[group.fold], wave, waves))
+                predictions.append(classify_recording(predictors[recording.fold], wave, waves))
             bar.update()
     if not recordings:
-        unjudged = sum(bool(name) and predictors.fold(u) is None for u, name in zip(utterances, classes, strict=True))
+        untested = sum(bool(name) and predictors.fold(u) is None for u, name in zip(utterances, classes, strict=True))
         raise CorpusError(
             f"{folder}: nothing to compose of {len(utterances)} utterances: {classes.count('')} have no class,"
-            f" {len(skipped)} cannot be used, {unjudged} were tested by no fold of the study"
+            f" {len(skipped)} cannot be used, {untested} were tested by no fold of the study"
         )
     tables = {way: _count_confusions(recordings, [each[way] for each in predictions]) for way in WAYS}
     return {
         "recordings": len(recordings),
         "seconds": float(np.mean(seconds)),
-        "speakers": len({group.speaker for group in recordings}),
-        "composition": asdict(composition),
-        "truth": {name: sum(group.truth == name for group in recordings) for name in CLASSES},
+        "speakers": len({recording.speaker for recording in recordings}),
+        "composition": composition.to_document(),
+        "truth": {name: sum(recording.truth == name for recording in recordings) for name in CLASSES},
         "skipped": skipped,
         "left_out": dict(Counter(u.label for u, name in zip(utterances, classes, strict=True) if not name)),
         "ways": {way: _score_way(tables[way]) for way in WAYS},
@@ -111,7 +110,10 @@ def measure_bias(
 
 
 def classify_recording(predictor: Predictor, recording: Wave, clips: Sequence[Wave]) -> dict[str, int]:
-    """The class (its index) that each way gives a recording; 4 where it heard nothing that it could judge."""
+    """The class (its index in CLASSES) that each way gives a recording; 4 where it found nothing to classify.
+
+    recording: float32 [samples], 16 kHz mono; clips: those that it is composed of.
+    """
     return {
         "vad": _classify_stream(predictor, recording, vad=True),
         "windows": _classify_stream(predictor, recording, vad=False),
@@ -140,34 +142,36 @@ def _classify_clips(predictor: Predictor, waves: Sequence[Wave]) -> int:
     return int(total.argmax()) if total.any() else NO_ANSWER
 
 
-def _count_confusions(groups: Sequence[RecordingPlan], predicted: Sequence[int]) -> stats.Array:
-    """One confusion matrix a speaker, [speaker, truth, said]; the last of the 5 columns is `NO_ANSWER`."""
-    names, speaker = np.unique([group.speaker for group in groups], return_inverse=True)
+def _count_confusions(recordings: Sequence[RecordingPlan], predicted: Sequence[int]) -> stats.Array:
+    """One confusion matrix a speaker, [speaker, truth, predicted]; the last of the 5 columns is `NO_ANSWER`."""
+    names, speaker = np.unique([recording.speaker for recording in recordings], return_inverse=True)
     counts = np.zeros((len(names), len(CLASSES), len(CLASSES) + 1))
-    for who, group, answer in zip(speaker, groups, predicted, strict=True):
-        counts[who, CLASSES.index(group.truth), answer] += 1
+    for who, recording, answer in zip(speaker, recordings, predicted, strict=True):
+        counts[who, CLASSES.index(recording.truth), answer] += 1
     return counts
 
 
 def share_called_neutral(t: stats.Array) -> stats.Array:
-    """Share of recordings called neutral, of confusion matrices [..., truth, said]; NaN for an empty one."""
+    """The share of recordings called neutral, from confusion matrices [..., truth, predicted]; NaN for an empty one."""
     total = t.sum((-1, -2))
     return np.asarray(np.divide(t[..., NEUTRAL].sum(-1), total, out=np.full(np.shape(total), np.nan), where=total > 0))
 
 
-def _score_way(tables: stats.Array) -> dict[str, Any]:
-    """{wa, ua, recall, precision: {class}, neutral: {said, truth, bias}, no_answer, confusion} with intervals.
+def _score_way(tables: stats.Array) -> WayScores:
+    """The scores of a way from its confusion matrices by speaker, with their intervals.
 
-    A recording without an answer counts as a wrong one. bias: the share called neutral minus its share in the truth,
-    which is fixed by the composition; so the interval is that of the share, moved.
+    The share that is neutral in truth is fixed by the composition, so the interval of the bias is that of the share
+    called neutral, shifted.
     """
 
-    def score_interval(score: stats.Score, of: stats.Array = tables) -> dict[str, Any]:
-        return asdict(stats.compute_interval(of, score))
+    def score_interval(score: stats.Score, of: stats.Array = tables) -> stats.IntervalDocument:
+        return stats.compute_interval(of, score).to_document()
+
+    def shift(share: float | None) -> float | None:
+        return None if share is None else share - truth
 
     total, truth = tables.sum(0), float(tables[:, NEUTRAL].sum() / tables.sum())
     called = score_interval(share_called_neutral)
-    ends = ("estimate", "low", "high")
     return {
         "wa": score_interval(stats.wa),
         "ua": score_interval(stats.ua),
@@ -178,21 +182,40 @@ def _score_way(tables: stats.Array) -> dict[str, Any]:
         "neutral": {
             "said": called,
             "truth": truth,
-            "bias": {end: None if called[end] is None else called[end] - truth for end in ends},
+            "bias": {
+                "estimate": shift(called["estimate"]),
+                "low": shift(called["low"]),
+                "high": shift(called["high"]),
+            },
         },
         "no_answer": int(total[:, NO_ANSWER].sum()),
         "confusion": total[:, :NO_ANSWER].astype(int).tolist(),
     }
 
 
-def _compare_ways(tables: Mapping[str, stats.Array]) -> list[dict[str, Any]]:
-    """`vad` against each other way, in UA and in the share called neutral: paired over speakers, Holm by score."""
-    comparisons: list[dict[str, Any]] = []
+def _compare_ways(tables: Mapping[str, stats.Array]) -> list[stats.WayComparison]:
+    """`vad` against each other way, by UA and by the share called neutral.
+
+    tables: confusion matrices [speaker, truth, predicted] of each way. Tests are paired over speakers, their p adjusted
+    for each score (Holm).
+    """
+    comparisons: list[stats.WayComparison] = []
     for name, score in (("ua", stats.ua), ("neutral said", share_called_neutral)):
         tests = [stats.permutation_test(tables["vad"], tables[way], score) for way in WAYS[1:]]
-        for way, test, p in zip(WAYS[1:], tests, stats.holm([test.p for test in tests]), strict=True):
-            verdict = stats.verdict(test, "vad", way, float(p))
-            comparisons.append(
-                {"score": name, "way": "vad", "against": way, **asdict(test), "p": float(p), "verdict": verdict}
-            )
+        adjusted: list[float] = stats.holm([test.p for test in tests]).tolist()
+        comparisons += [
+            {
+                "score": name,
+                "way": "vad",
+                "against": way,
+                "difference": test.difference,
+                "p": p,
+                "smallest": test.smallest,
+                "clusters": test.clusters,
+                "exact": test.exact,
+                "n": test.n,
+                "verdict": stats.verdict(test, "vad", way, p),
+            }
+            for way, test, p in zip(WAYS[1:], tests, adjusted, strict=True)
+        ]
     return comparisons

@@ -1,15 +1,13 @@
-"""What an evaluation found, for people."""
+"""The evaluation of long recordings as text."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from embedkit.classes import CLASSES
+from embedkit.evaluation.document import Estimate, LongEvaluation
 
 
-def format_evaluation(r: Mapping[str, Any]) -> str:
-    """`evaluate --long` as a table."""
+def format_evaluation(r: LongEvaluation) -> str:
+    """What `evaluate --long` prints: the scores of each way, their comparisons, and what was left out."""
     c = r["composition"]
     lines = [
         f"{r['corpus']}: {r['recordings']} recordings of {r['seconds']:.0f} s in the mean, {r['speakers']} speakers;"
@@ -25,8 +23,8 @@ def format_evaluation(r: Mapping[str, Any]) -> str:
     lines += ["", f"{'':9}" + "".join(f"{c:<24}" for c in CLASSES) + "recall above precision"]
     for way, s in r["ways"].items():
         lines += [
-            f"{way if kind == 'recall' else '':9}" + "".join(f"{_format_interval(s[kind][c]):<24}" for c in CLASSES)
-            for kind in ("recall", "precision")
+            f"{shown:9}" + "".join(f"{_format_interval(by_class[name]):<24}" for name in CLASSES)
+            for shown, by_class in ((way, s["recall"]), ("", s["precision"]))
         ]
     neutral = next(iter(r["ways"].values()))["neutral"]["truth"]
     lines += ["", f"neutral in truth: {neutral:.3f}; intervals are 95 %, by speaker; p by permutation, Holm's"]
@@ -37,7 +35,8 @@ def format_evaluation(r: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *(f"note: {note}" for note in r["notes"])])
 
 
-def _format_interval(f: Mapping[str, Any]) -> str:
+def _format_interval(f: Estimate) -> str:
+    """ "0.712 (0.650, 0.771)", without the interval where there is none, "-" where there is no figure."""
     if f["estimate"] is None:
         return "-"
     if f["low"] is None:

@@ -27,19 +27,21 @@ if TYPE_CHECKING:
 
 OPSET, IR = 21, 10
 OUTPUTS = ("probabilities", "logits", "embedding")
-PREFIX = "body/"  # of all names but those above and PREPARED, as the exporter calls a table's lookup "embedding" too
+# Of all names but OUTPUTS and PREPARED_TENSORS: the exporter names a table's lookup "embedding" too.
+PREFIX = "body/"
 
 CLIP_OUTPUT = "clip_embedding"
 
 
 class BodyWithSound(nn.Module):
-    """A body, with what its encoder is given as outputs too: so these bear their names in the graph."""
+    """A body that gives the prepared sound and its lengths as outputs too, so that these have names in the graph."""
 
     def __init__(self, body: EncoderBody):
         super().__init__()
         self.body = body
 
     def forward(self, signal: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """See `EncoderBody.embed_clips`."""
         return self.body.embed_clips(signal, lengths)
 
 
@@ -74,7 +76,7 @@ def export_body(body: EncoderBody) -> onnx.ModelProto:
 
 @contextlib.contextmanager
 def _silence_exporter() -> Iterator[None]:
-    """The exporter reports its progress and its own deprecations; what matters is checked afterwards."""
+    """Without the exporter's reports of its progress and its deprecations; what matters is checked afterwards."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
     levels = [log.level for log in loggers]
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -89,7 +91,7 @@ def _silence_exporter() -> Iterator[None]:
 
 
 def clean_graph(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Without the exporter's remarks (they hold this machine's paths) and with short names. In place."""
+    """Remove the exporter's comments, which hold paths of this machine, and give nodes short names. In place."""
     del model.metadata_props[:]
     model.doc_string = model.graph.doc_string = ""
     graph = model.graph
@@ -103,7 +105,7 @@ def clean_graph(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def reinfer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph with its types and shapes worked out anew. Stale ones make quantizers skip nodes in silence."""
+    """The same graph with its types and shapes inferred anew: outdated ones make quantizers skip nodes silently."""
     del model.graph.value_info[:]
     return shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
 
@@ -111,8 +113,9 @@ def reinfer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
 def merge_graphs(body: onnx.ModelProto, head: onnx.ModelProto, columns: Sequence[int], classes: int) -> onnx.ModelProto:
     """One graph: signal, lengths -> probabilities, logits [batch, classes], embedding [batch, dim].
 
-    body is as `exported` gives it; head takes "embedding" and gives "logits" and "probabilities" (`heads.to_onnx`).
-    columns: the class of each of the head's columns; a class that it has not gets probability 0 and logit -10,000.
+    body: as `export_body` gives it; head takes "embedding" and gives "logits" and "probabilities" (`heads.to_onnx`).
+    columns: the class of each of the head's columns; a class that is not among them gets probability 0 and logit
+    -10,000.
     """
     body, head = _copy_graph(body), _copy_graph(head)
     if list(columns) != list(range(classes)):
@@ -144,8 +147,10 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def extract_body(path: Path, layers: Sequence[int], stats: Sequence[str]) -> onnx.ModelProto:
-    """An exported file without its head, as `exported` gives it: of the layers (by their place in the file) and
-    statistics asked for. Raises ModelError where the file is damaged, or holds no such statistics."""
+    """An exported file without its head, as `export_body` gives it, with some of its layers and statistics.
+
+    layers: by their index in the file. Raises ModelError where the file is damaged, or does not have the statistics.
+    """
     model = onnx.load_from_string(read_verified(path))
     entries, graph = read_model_metadata(model), model.graph
     nodes = find_upstream_nodes({"embedding"}, graph.node)
@@ -169,7 +174,7 @@ def extract_body(path: Path, layers: Sequence[int], stats: Sequence[str]) -> onn
 
 
 def _place_columns(head: onnx.ModelProto, columns: Sequence[int], classes: int) -> None:
-    """Outputs with a column for every class, by a product with ones and zeros. In place."""
+    """Give the outputs a column for every class, by a product with ones and zeros. In place."""
     place = np.eye(classes, dtype=np.float32)[list(columns)]
     absent = np.where(place.any(0), 0, -1e4).astype(np.float32)
     constants = {"place": place, "absent": absent, "zero": np.zeros(classes, np.float32)}
@@ -192,7 +197,7 @@ def _copy_graph(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _merge_opsets(model: onnx.ModelProto) -> None:
-    """skl2onnx lists the default opset twice; a domain that no node uses need not be listed."""
+    """List each opset that a node uses once, with its highest version (skl2onnx lists the default one twice)."""
     used = {node.domain for node in model.graph.node} | {""}
     highest: dict[str, int] = {}
     for entry in model.opset_import:
@@ -212,7 +217,7 @@ def _rename_tensors(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
 
 
 def serialize_model(model: onnx.ModelProto, metadata: Mapping[str, str]) -> bytes:
-    """The file's bytes with its metadata, among them the digest of all the rest (`embedkit.runtime.sign`)."""
+    """The file's bytes with its metadata, and among that the digest of all the rest (`embedkit.runtime.model.sign`)."""
     model = _copy_graph(model)
     del model.metadata_props[:]
     helper.set_model_props(model, {**metadata, "embedkit.sha256": BLANK})

@@ -1,7 +1,7 @@
-"""The certificate: torch against the float graph against the written file, on real clips, before the file is named.
+"""The certificate: torch, the float graph and the written file compared on real clips, before the file gets its name.
 
 "torch" is the ordinary path that trained the head: audio.prepare, encoder.pool, predict_proba. A graph gets the same
-clips as they were decoded. The limits stand in the study's card (`embedkit.cards.Certificate`).
+clips as they were decoded. The limits are in the study's card (`embedkit.cards.Certificate`).
 """
 
 from __future__ import annotations
@@ -10,30 +10,31 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from tqdm import tqdm
 
 from embedkit import stats
+from embedkit.audio import Wave
 from embedkit.cards import Limits
 from embedkit.errors import ClipError, EmbedkitError
+from embedkit.export.document import AnswerChanges, AnswerComparisons, TestFolds
 from embedkit.heads import Estimator
 from embedkit.runtime.model import make_session_options
 
-MIN_JUDGED_CLIPS = (
-    200  # clips of test folds: of fewer, one clip is worth so much of UA that its limit would say nothing
-)
+# Clips of test folds that the limit of UA needs: with fewer, a single clip changes UA too much.
+MIN_JUDGED_CLIPS = 200
 
 Clip = TypeVar("Clip")
-Wave = npt.NDArray[np.float32]
-Floats = npt.NDArray[np.floating[Any]]
+Floats = npt.NDArray[np.floating]
 Answer = tuple[Floats, Floats]  # probabilities [class], embedding [dim]
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What one way says of every clip."""
+    """What one way answers for every clip."""
 
     probabilities: Floats  # [clip, class]
     embeddings: Floats  # [clip, dim]
@@ -56,11 +57,11 @@ def wrap_model(model: bytes) -> Callable[[Wave], Answer]:
 def collect_answers(
     ways: Mapping[str, Callable[[Wave], Answer]], clips: Sequence[Clip], read: Callable[[Clip], Wave], jobs: int = 1
 ) -> tuple[list[Clip], dict[str, Answers]]:
-    """Every way's answers, and the clips that they are on: those that neither `read` nor a way refuses (ClipError).
+    """The clips that can be used, and every way's answers on them.
 
-    jobs: threads, each of which takes one clip after the other; the ways must bear that.
+    Clips that `read` or a way refuses (ClipError) are left out. jobs: threads, each of which takes one clip after the
+    other, so the ways must be safe to call from several. Raises EmbedkitError where no clip can be used.
     """
-    from tqdm import tqdm
 
     def answer_clip(clip: Clip) -> dict[str, Answer] | None:
         try:
@@ -88,7 +89,7 @@ def collect_answers(
 # ---------------------------------------------------------------- what changes
 
 
-def compare_answers(ours: Answers, reference: Answers) -> dict[str, Any]:
+def compare_answers(ours: Answers, reference: Answers) -> AnswerChanges:
     """How far one way is from another: changes of probabilities, label flips with a 95 % interval, embedding error.
 
     embedding_z: mean |change| over the standard deviation across clips, averaged over the dimensions that vary.
@@ -119,13 +120,13 @@ def wilson_interval(hits: int, count: int, z: float = 1.959964) -> list[float]:
     return [max(0.0, middle - half), min(1.0, middle + half)]
 
 
-# ---------------------------------------------------------------- what it costs in the study's own terms
+# ---------------------------------------------------------------- UA on the study's test folds
 
 
 class TestedClip(NamedTuple):
     """A certified clip that a fold of the study was tested on."""
 
-    clip: int  # its place among the answers
+    clip: int  # its index in the answers
     fold: str
     speaker: str
     label: str
@@ -133,32 +134,39 @@ class TestedClip(NamedTuple):
 
 def score_test_folds(
     answers: Mapping[str, Answers], tested: Sequence[TestedClip], head: Callable[[str], Estimator]
-) -> dict[str, Any]:
-    """WA and UA of every way where the head of each clip's own fold, which has not heard it, judges its embedding.
+) -> TestFolds:
+    """WA and UA of every way, where the head of each clip's fold classifies its embedding; it was not trained on it.
 
-    head: a fold's head by the fold's name. Returns {clips, left_out (that no fold was tested on), speakers, judged
-    (whether they are enough for the limit of UA), ways: {way: {wa, ua}}, comparisons with torch}: 95 % intervals by
-    speaker, paired permutation tests over speakers, Holm's p.
+    head: gives the head of a fold by the fold's name. Intervals are 95 %, by speaker; every way is compared with torch
+    by a paired permutation test over speakers, its p adjusted (Holm).
     """
     clips = len({row.clip for row in tested})
-    left_out = len(answers["torch"].probabilities) - clips
-    found: dict[str, Any] = {"clips": clips, "left_out": left_out, "speakers": len({row.speaker for row in tested})}
-    found |= {"judged": clips >= MIN_JUDGED_CLIPS, "ways": {}, "comparisons": []}
-    if not tested:
-        return found
-    labels, speakers = [row.label for row in tested], [row.speaker for row in tested]
-    tables = {
-        name: stats.confusion_by_cluster(labels, said, speakers)
-        for name, said in _predict_tested(answers, tested, head).items()
+    return {
+        "clips": clips,
+        "left_out": len(answers["torch"].probabilities) - clips,
+        "speakers": len({row.speaker for row in tested}),
+        "judged": clips >= MIN_JUDGED_CLIPS,
+        **_compare_tested(answers, tested, head),
     }
-    found |= stats.compare_ways(tables, "torch")
-    return found
+
+
+def _compare_tested(
+    answers: Mapping[str, Answers], tested: Sequence[TestedClip], head: Callable[[str], Estimator]
+) -> stats.WaysDocument:
+    if not tested:
+        return {"ways": {}, "comparisons": []}
+    labels, speakers = [row.label for row in tested], [row.speaker for row in tested]
+    by_way = {
+        name: stats.confusion_by_cluster(labels, predicted, speakers)
+        for name, predicted in _predict_tested(answers, tested, head).items()
+    }
+    return stats.compare_ways(by_way, "torch")
 
 
 def _predict_tested(
     answers: Mapping[str, Answers], tested: Sequence[TestedClip], head: Callable[[str], Estimator]
 ) -> dict[str, list[str]]:
-    """Of every way the class that it gives each tested row."""
+    """The class that each way gives each tested row."""
     predicted = {name: [""] * len(tested) for name in answers}
     for fold in dict.fromkeys(row.fold for row in tested):
         estimator = head(fold)
@@ -170,48 +178,53 @@ def _predict_tested(
     return predicted
 
 
-# ---------------------------------------------------------------- the whole
+# ---------------------------------------------------------------- the certificate
 
 
 def build_certificate(
-    answers: Mapping[str, Answers], folds: Mapping[str, Any], limits: Mapping[str, Limits]
-) -> dict[str, Any]:
-    """torch, float and file compared, the limits that they were held to, and where they are past them.
+    answers: Mapping[str, Answers], folds: TestFolds, limits: Mapping[str, Limits]
+) -> AnswerComparisons:
+    """torch, float and file compared, the limits that they were checked against, and which of them are exceeded.
 
-    answers: by "torch", "float" and "file"; folds: as `score_test_folds` gives it; limits: of "float" and "file".
+    answers: of "torch", "float" and "file"; folds: as `score_test_folds` gives it; limits: of "float" and "file".
     """
     torch, plain, file = (answers[name] for name in ("torch", "float", "file"))
     clips = len(torch.probabilities)
-    found = {
-        "float_against_torch": compare_answers(plain, torch),
-        "file_against_torch": compare_answers(file, torch),
-        "file_against_float": compare_answers(file, plain),
-    }
+    changes = {"float": compare_answers(plain, torch), "file": compare_answers(file, torch)}
     past = []
-    for way in ("float", "file"):
-        past += list_past_limits(found[f"{way}_against_torch"], limits[way], clips, f"{way} against torch")
+    for way, change in changes.items():
+        past += list_past_limits(change, limits[way], clips, f"{way} against torch")
         past += list_past_ua(folds, way, limits[way])
-    applied_limits = {name: of.model_dump() for name, of in limits.items()}
-    return {"clips": clips, **found, "test_folds": dict(folds), "limits": applied_limits, "past_limits": past}
+    return {
+        "clips": clips,
+        "float_against_torch": changes["float"],
+        "file_against_torch": changes["file"],
+        "file_against_float": compare_answers(file, plain),
+        "test_folds": folds,
+        "limits": {
+            way: {"mean_change": of.mean_change, "flips": of.flips, "ua_loss": of.ua_loss} for way, of in limits.items()
+        },
+        "past_limits": past,
+    }
 
 
-def list_past_limits(found: Mapping[str, Any], limits: Limits, clips: int, what: str) -> list[str]:
-    """What of a comparison is past its limits, or is no number, in words."""
+def list_past_limits(change: AnswerChanges, limits: Limits, clips: int, what: str) -> list[str]:
+    """In words, each limit that a comparison exceeds; NaN exceeds every limit."""
     past = []
-    if not found["mean_change"] <= limits.mean_change:
+    if not change["mean_change"] <= limits.mean_change:
         past.append(
-            f"{what}: probabilities change by {found['mean_change']:.4f} in the mean (limit {limits.mean_change:g})"
+            f"{what}: probabilities change by {change['mean_change']:.4f} in the mean (limit {limits.mean_change:g})"
         )
-    if not found["flips"] / clips <= limits.flips:
-        past.append(f"{what}: {found['flips']} of {clips} labels flip (limit {limits.flips:.3g} of them)")
+    if not change["flips"] / clips <= limits.flips:
+        past.append(f"{what}: {change['flips']} of {clips} labels flip (limit {limits.flips:.3g} of them)")
     return past
 
 
-def list_past_ua(folds: Mapping[str, Any], way: str, limits: Limits) -> list[str]:
-    """The same of the UA that is lost on test folds, where enough clips were judged."""
+def list_past_ua(folds: TestFolds, way: str, limits: Limits) -> list[str]:
+    """In words, the limit of the UA lost on test folds, where enough clips were tested and it is exceeded."""
     if not folds["judged"]:
         return []
-    ours, torch = (folds["ways"][name]["ua"]["estimate"] for name in (way, "torch"))
+    ours, torch = (folds["ways"][name]["ua"]["estimate"] or 0.0 for name in (way, "torch"))
     if torch - ours <= limits.ua_loss:
         return []
     return [f"{way} against torch: UA on test folds {ours:.4f} instead of {torch:.4f} (limit {limits.ua_loss:g} less)"]

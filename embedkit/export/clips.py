@@ -1,4 +1,4 @@
-"""Real clips: those that a certificate looks at, and others that a profile is calibrated on."""
+"""Real clips: those that certify a file, and others that a profile is calibrated on."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from embedkit import cache, corpora
 from embedkit.audio import Wave
-from embedkit.errors import StudyError
+from embedkit.errors import ClipError, StudyError
 from embedkit.export.parts import StitchInputs
 from embedkit.workspace import Workspace
 
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from embedkit.corpora import Utterance
 
 
-CERTIFICATE_CLIPS = 1000  # real clips that a certificate looks at, where there are so many
-CALIBRATION_CLIPS = 24  # other clips, that a profile fits its rounding to
+CERTIFICATE_CLIPS = 1000  # real clips that certify a file, where there are so many
+CALIBRATION_CLIPS = 24  # other clips, to which a profile fits its rounding
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,10 @@ class CertificateClips:
     to_calibrate: list[Utterance]  # others, where the corpus has enough
 
     def decode_calibration(self) -> list[Wave]:
-        """Those that a profile is fitted to, decoded; what cannot be read is left out."""
+        """The samples of the clips to calibrate on; clips that cannot be read are left out."""
         return list(self._decode_waves())
 
     def _decode_waves(self) -> Iterator[Wave]:
-        from embedkit.errors import ClipError
-
         for utterance in self.to_calibrate:
             try:
                 yield self.read(utterance)
@@ -44,9 +43,10 @@ class CertificateClips:
 
 
 def select_clips(inputs: StitchInputs, workspace: Workspace, root: Path | None, count: int) -> CertificateClips:
-    """The certificate's clips. Where the corpus lies is looked up at once, before the long work."""
-    from embedkit import cache, corpora
+    """Choose the clips: `count` to certify, or all there are, and others to calibrate on.
 
+    root: where the corpus lies; None: as the workspace says. Raises StudyError where it is not there.
+    """
     corpus = inputs.corpus
     place = workspace.resolve_corpus_root(corpus, root)
     if not place.exists():
@@ -61,11 +61,9 @@ def select_clips(inputs: StitchInputs, workspace: Workspace, root: Path | None, 
 
 
 def _split_rows(rows: Sequence[Utterance], count: int) -> tuple[list[int], list[int]]:
-    """Rows to calibrate on and rows to certify: others, unless fewer than half as many as asked for are left."""
-    from embedkit.corpora import pick_balanced_rows
-
-    calibration = pick_balanced_rows(rows, CALIBRATION_CLIPS)
+    """Rows to calibrate on, and rows to certify: others, unless fewer than half as many as asked for are left."""
+    calibration = corpora.pick_balanced_rows(rows, CALIBRATION_CLIPS)
     others = sorted(set(range(len(rows))) - set(calibration))
     if 2 * len(others) < min(count, len(rows)):
-        return calibration, pick_balanced_rows(rows, count)
-    return calibration, [others[i] for i in pick_balanced_rows([rows[i] for i in others], count)]
+        return calibration, corpora.pick_balanced_rows(rows, count)
+    return calibration, [others[i] for i in corpora.pick_balanced_rows([rows[i] for i in others], count)]

@@ -1,4 +1,4 @@
-"""What a file costs where it runs: time and peak memory of one clip, under the settings that the runtime uses."""
+"""What a file costs: time and peak memory of one clip, under the settings that the runtime uses."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from embedkit.audio import RATE
+from embedkit.audio import RATE, Wave
 from embedkit.errors import EmbedkitError
 from embedkit.runtime.model import make_session_options
 
@@ -22,10 +20,8 @@ SECONDS = 8.0  # of sound, as long as the paper cuts
 THREADS = (1, 2)
 TURNS = 7
 
-Wave = npt.NDArray[np.float32]
-
-# Run by an interpreter of its own that has loaded nothing else. VmHWM, where there is one, is of this program alone:
-# ru_maxrss remembers the process that started it.
+# Run by a fresh interpreter that has loaded nothing else. VmHWM, where there is one, is of this program alone:
+# ru_maxrss includes the process that started it.
 _PEAK_MEMORY_SCRIPT = """
 import re, resource, sys
 from pathlib import Path
@@ -45,20 +41,20 @@ else:
 
 def measure_latency(
     models: Mapping[str, bytes],
-    others: Mapping[str, Callable[[Wave], Any]] | None = None,
+    others: Mapping[str, Callable[[Wave], object]] | None = None,
     *,
     seconds: float = SECONDS,
     threads: Sequence[int] = THREADS,
     turns: int = TURNS,
 ) -> dict[str, dict[str, float]]:
-    """{threads: {name: median milliseconds}} that each model takes for one clip of noise.
+    """{threads: {name: median milliseconds}} that each model takes for one clip of noise (seconds long).
 
-    models: files' bytes, by name. others: functions of the clip that keep to one thread, timed with the models of one
-    thread. All take turns, so what else the machine does touches all alike: compare within one number of threads only.
+    models: files' bytes, by name. others: functions of the clip that use one thread, timed with the models of one
+    thread. All take turns, so other load on the machine affects all alike: compare within one number of threads only.
     The first turn, which warms up, is not counted.
     """
     wave = make_noise(seconds)
-    found = {}
+    medians = {}
     for count in threads:
         runs = {name: _open_session(model, count) for name, model in models.items()}
         runs |= (others or {}) if count == 1 else {}
@@ -68,11 +64,11 @@ def measure_latency(
                 begin = time.perf_counter()
                 run(wave)
                 milliseconds[name].append((time.perf_counter() - begin) * 1e3)
-        found[str(count)] = {name: round(median(each[1:]), 1) for name, each in milliseconds.items()}
-    return found
+        medians[str(count)] = {name: round(median(each[1:]), 1) for name, each in milliseconds.items()}
+    return medians
 
 
-def _open_session(model: bytes, threads: int) -> Callable[[Wave], Any]:
+def _open_session(model: bytes, threads: int) -> Callable[[Wave], object]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(model, make_session_options(threads), providers=["CPUExecutionProvider"])
@@ -80,14 +76,14 @@ def _open_session(model: bytes, threads: int) -> Callable[[Wave], Any]:
 
 
 def make_noise(seconds: float) -> Wave:
-    """Not zeros: arithmetic on silence can be quicker, and some of it is skipped."""
+    """A clip of Gaussian noise, float32 [samples], 16 kHz. Arithmetic on zeros could be faster, or skipped."""
     return (np.random.default_rng(0).normal(size=round(seconds * RATE)) * 0.1).astype(np.float32)
 
 
 def measure_peak_memory(model: bytes, seconds: float = SECONDS) -> float:
-    """The most memory (million bytes) that a fresh interpreter takes to load a file and judge one clip of noise.
+    """The most memory (million bytes) that a fresh interpreter takes to load a file and classify one clip of noise.
 
-    With `embedkit.runtime` and what it needs, nothing else. Raises EmbedkitError where that interpreter fails.
+    It imports `embedkit.runtime` and what that needs, nothing else. Raises EmbedkitError where the interpreter fails.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
@@ -95,6 +91,6 @@ def measure_peak_memory(model: bytes, seconds: float = SECONDS) -> float:
         command = [sys.executable, "-c", _PEAK_MEMORY_SCRIPT, str(path), str(round(seconds * RATE))]
         completed = subprocess.run(command, capture_output=True, text=True, check=False)
     if completed.returncode:
-        message = (completed.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        message = (completed.stderr.strip().splitlines() or ["it printed nothing"])[-1]
         raise EmbedkitError(f"the file does not run in a fresh interpreter ({message}); nothing is written")
     return round(int(completed.stdout) / 1e6, 1)

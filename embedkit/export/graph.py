@@ -3,13 +3,15 @@
 Sound -> encoder -> pooling, each a module of its own. They reuse the layers of transformers' models but write out the
 passes between them, because transformers' own passes let the padding of a batch leak into its clips (through the first
 layer's group norm, and through every convolution that looks past a clip's end).
+
+The shapes that a clip's length decides are symbols while `torch.export` traces these modules, and numbers otherwise.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +21,15 @@ from embedkit.audio import FRAME, HOP, QUIET, RATE
 from embedkit.cards import Sound
 from embedkit.encoders.exported import EXTRA_SAMPLES
 
+if TYPE_CHECKING:
+    from torch.types import Number
+
 LOUDEST = 1e6  # a sample that is NaN, infinite or beyond this counts as 0
 SHORTEST = EXTRA_SAMPLES  # samples: shorter clips get zeros, so that every clip has a frame
 WHISPER_HOP = 320  # samples of one frame of a Whisper encoder: a mel hop of 160, halved by its second convolution
 
 
-def make_length_mask(lengths: Tensor, size: Any) -> Tensor:
+def make_length_mask(lengths: Tensor, size: Number) -> Tensor:
     """True where a position belongs to the clip itself: [batch] -> [batch, size]."""
     return torch.arange(size, device=lengths.device)[None, :] < lengths[:, None]
 
@@ -44,6 +49,7 @@ class SoundSteps(nn.Module):
         self.limit = round(sound.max_seconds * RATE)
 
     def forward(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """All steps, one after the other."""
         return self.shape_for_encoder(*self.prepare_sound(signal, lengths))
 
     def prepare_sound(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,7 +70,7 @@ class SoundSteps(nn.Module):
         return wave, lengths
 
     def shape_for_encoder(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Cut, standardized and padded as the encoder wants it."""
+        """Cut, standardize and pad the sound as the encoder expects it."""
         if self.limit:
             lengths = lengths.clamp(max=self.limit)
         if self.normalize:
@@ -73,7 +79,7 @@ class SoundSteps(nn.Module):
         return self.crop_to_longest(wave, lengths), lengths
 
     def trim(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """`audio.trimmed`: from the first to the last frame within trim_db of the loudest one."""
+        """`audio.trim_silence`: keep the sound from the first to the last frame within trim_db of the loudest one."""
         blocks = F.avg_pool1d(F.pad(wave.square(), (FRAME // 2, FRAME // 2))[:, None], HOP)
         power = F.avg_pool1d(blocks, FRAME // HOP, stride=1)[:, 0].clamp(min=QUIET)  # [batch, frame]
         frames = torch.arange(power.shape[1], device=wave.device)
@@ -94,11 +100,11 @@ class SoundSteps(nn.Module):
         return wave / (wave.square().sum(1, keepdim=True) / count + 1e-7).sqrt()
 
     def crop_to_longest(self, wave: Tensor, lengths: Tensor) -> Tensor:
-        """As long as the longest clip and no longer, so that the encoder works on no more than it must."""
+        """Cut the batch to its longest clip, so that the encoder computes no more than it must."""
         if self.sound.pad:
             return F.pad(wave[:, : self.limit], (0, self.limit))[:, : self.limit]
         longest = lengths.max().item()
-        check: Any = torch._check  # what torch.export cannot know of a length that is in the data
+        check: Callable[[bool], None] = torch._check  # tells torch.export the range of a length that the data decide
         check(longest >= SHORTEST)
         check(longest <= wave.shape[1])
         wave = wave[:, :longest]
@@ -112,16 +118,11 @@ class WaveformFrames(nn.Module):
     for. Returns those states, in the order asked for, and the number of each clip's own frames [batch].
     """
 
-    convs: Any
-    projection: Any
-    encoder: Any
-    blocks: Any
-
     def __init__(self, model: Any, layers: Sequence[int]):
         super().__init__()
         config = model.config
         self.layers = list(layers)
-        self.relative = config.model_type == "wavlm"  # its layers hand a position bias on
+        self.relative = config.model_type == "wavlm"  # its layers pass a position bias on
         self.stable = bool(getattr(config, "do_stable_layer_norm", False))
         self.kernels = list(zip(config.conv_kernel, config.conv_stride, strict=True))
         self.convs = model.feature_extractor.conv_layers
@@ -130,6 +131,7 @@ class WaveformFrames(nn.Module):
         self.blocks = self.encoder.layers[: max(layers)]
 
     def forward(self, wave: Tensor, lengths: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The hidden states and the numbers of frames; see the class."""
         features = wave[:, None]
         for layer, (kernel, stride) in zip(self.convs, self.kernels, strict=True):
             if isinstance(getattr(layer, "layer_norm", None), nn.GroupNorm):
@@ -148,11 +150,11 @@ class WaveformFrames(nn.Module):
         return [states[n] for n in self.layers], lengths
 
     def positions(self, hidden: Tensor, valid: Tensor) -> Tensor:
-        """The convolutional position embedding, each of its convolutions seeing zeros past a clip's end."""
+        """The convolutional position embedding [batch, frame, dim]; its convolutions see zeros past a clip's end."""
         embed = self.encoder.pos_conv_embed
         x, valid = hidden.transpose(1, 2), valid[:, None]
-        if getattr(embed, "batch_norm", None) is not None:
-            x = embed.batch_norm(x)
+        if (batch_norm := getattr(embed, "batch_norm", None)) is not None:
+            x = batch_norm(x)
         for layer in getattr(embed, "layers", [embed]):
             x = layer.padding(layer.conv(torch.where(valid, x, torch.zeros_like(x))))
             if hasattr(layer, "layer_norm"):
@@ -161,7 +163,7 @@ class WaveformFrames(nn.Module):
         return x.transpose(1, 2)
 
     def passes(self, hidden: Tensor, valid: Tensor) -> Iterator[Tensor]:
-        """transformers' hidden_states: what goes into each layer, then what comes out of the last.
+        """transformers' hidden_states: the input of each layer, then the output of the last.
 
         In the variants with a stable layer norm the last one is not normalised, as in transformers 5.
         """
@@ -181,7 +183,7 @@ def _apply_group_norm_conv(layer: Any, wave: Tensor, lengths: Tensor) -> Tensor:
 
     The convolution is linear, so each channel's mean and variance follow from those of the windows that it sees (a
     vector of `kernel` samples each), in float64: exact whatever the offset, and cheaper than reading its output twice.
-    The norm then folds into a weight and a bias of the clip's own: one product by the windows and a row of ones.
+    The norm then becomes a weight and a bias for each clip: one product by the windows and a row of ones.
     """
     conv, norm = layer.conv, layer.layer_norm
     kernel = conv.weight.shape[-1]
@@ -205,11 +207,9 @@ class WhisperFrames(nn.Module):
 
     encoder: transformers' WhisperEncoder. filters: its feature extractor's mel filters [201, mel]. samples: the longest
     clip (the recipe's cut), at most the encoder's 30 s. A clip's own frames are ceil(samples / 320). crop: the encoder
-    sees these alone (`Sound.crop`), not 30 s.
+    sees only these frames (`Sound.crop`), not 30 s.
     """
 
-    encoder: Any
-    blocks: Any
     positions: Tensor
     fourier: Tensor
     filters: Tensor
@@ -233,6 +233,7 @@ class WhisperFrames(nn.Module):
         self.register_buffer("filters", filters.T.float().contiguous())
 
     def forward(self, wave: Tensor, lengths: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The hidden states and the numbers of the clips' own frames [batch]."""
         frames = torch.div(lengths + WHISPER_HOP - 1, WHISPER_HOP, rounding_mode="floor")
         frames = frames.clamp(max=self.window // WHISPER_HOP)
         mel = self.compute_log_mel(wave)
@@ -251,7 +252,7 @@ class WhisperFrames(nn.Module):
         return [states[n] for n in self.layers], frames
 
     def passes(self, hidden: Tensor, valid: Tensor | None) -> Iterator[Tensor]:
-        """The hidden states in turn; mine [batch, frame]: what attention may look at, None: all."""
+        """The hidden states in turn. valid [batch, frame]: the frames that attention may look at; None: all."""
         mask = None if valid is None else torch.where(valid, 0.0, torch.finfo(hidden.dtype).min)[:, None, None]
         for number, block in enumerate(self.blocks, 1):
             yield hidden
@@ -263,8 +264,8 @@ class WhisperFrames(nn.Module):
     def compute_log_mel(self, wave: Tensor) -> Tensor:
         """WhisperFeatureExtractor's: 25 ms Hann windows every 10 ms, Slaney mel, log10, 8 decades, (x + 4) / 4.
 
-        Only what a clip can fill is transformed; the zeros up to 30 s have a known logarithm. Cropped: two frames for
-        each of the encoder's, as many as the longest clip has.
+        Only the part that a clip can fill is transformed; the zeros up to 30 s have a known logarithm. With crop: two
+        mel frames for each frame of the encoder, as many as the longest clip has. Returns [batch, mel, frame].
         """
         full = self.samples == self.window and not self.crop
         wave = (wave if self.crop else F.pad(wave, (0, self.samples)))[:, None, : self.samples]
@@ -292,10 +293,11 @@ class EncoderBody(nn.Module):
         self.sound, self.frames, self.stats, self.pad = sound, frames, list(stats), pad
 
     def forward(self, signal: Tensor, lengths: Tensor) -> Tensor:
+        """The embedding alone."""
         return self.embed_clips(signal, lengths)[0]
 
     def embed_clips(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The embedding; and what the encoder was given: the prepared sound, and its lengths."""
+        """The embedding; the prepared sound [batch, samples + 400] and its lengths [batch], before the sound is cut."""
         prepared, prepared_lengths = self.sound.prepare_sound(signal, lengths)
         states, count = self.frames(*self.sound.shape_for_encoder(prepared, prepared_lengths))
         return (
@@ -305,6 +307,7 @@ class EncoderBody(nn.Module):
         )
 
     def pool_state(self, state: Tensor, count: Tensor) -> list[Tensor]:
+        """Each statistic [batch, dim] of a hidden state [batch, frame, dim], over each clip's first `count` frames."""
         valid = make_length_mask(count, state.shape[1])[..., None]
         total = count[:, None].to(state.dtype)
         mean = torch.where(valid, state, torch.zeros_like(state)).sum(1) / total
@@ -316,7 +319,7 @@ class EncoderBody(nn.Module):
 
 
 def make_exportable(model: nn.Module) -> nn.Module:
-    """The same model with plain weights: weight norm is worked out, and attention is the eager one. In place."""
+    """The same model with plain weights: weight norm is computed, and attention is the eager one. In place."""
     for module in list(model.modules()):
         for name in list(getattr(module, "parametrizations", {})):
             nn.utils.parametrize.remove_parametrizations(module, name)
@@ -335,9 +338,10 @@ def build_body(
 ) -> EncoderBody:
     """Everything before the head. model: transformers' own, which is changed in place.
 
-    normalize: the checkpoint's do_normalize (waveform encoders). filters: a Whisper encoder's mel filters [201, mel].
+    normalize: the checkpoint's do_normalize (waveform encoders). filters: a Whisper encoder's mel filters [201, mel];
+    None: a waveform encoder.
     """
-    model = make_exportable(model)
+    make_exportable(model)
     steps = SoundSteps(sound, normalize=normalize)
     frames = (
         WaveformFrames(model, layers)

@@ -4,66 +4,78 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from embedkit import cards, corpora, encoders, heads
+from embedkit import study as studies
+from embedkit._version import __version__
+from embedkit.audio import RATE
+from embedkit.classes import CLASSES
 from embedkit.errors import EncoderError
-from embedkit.heads import class_columns
+from embedkit.export.document import FileIdentity, FileOrigin
+from embedkit.runtime.model import FORMAT, compute_file_digest
 from embedkit.workspace import Workspace
 
 if TYPE_CHECKING:
-    from embedkit import encoders
-    from embedkit.cards import Recipe
-    from embedkit.heads import Estimator
-    from embedkit.study import CompletedStudy, ResultChoice
-
-
-FORMAT = "1"  # of the file's interface; `embedkit.runtime` reads it
+    from embedkit.report.document import Result
 
 
 @dataclass(frozen=True)
 class StitchInputs:
-    """What goes into one file."""
+    """What goes into one file: a result of a study, its head for use, and the encoder and recipe of its features."""
 
-    study: CompletedStudy
-    choice: ResultChoice
-    recipe: Recipe
+    study: studies.CompletedStudy
+    choice: studies.ResultChoice
+    recipe: cards.Recipe
     spec: encoders.Spec
-    estimator: Estimator
+    estimator: heads.Estimator
 
     @property
     def columns(self) -> list[int]:
-        """The class of each of the head's columns."""
-        return class_columns(self.estimator)
+        """The class of each of the head's columns, as its index in CLASSES."""
+        return heads.class_columns(self.estimator)
 
     @property
     def layers(self) -> list[int]:
-        """The hidden states that the head's features are of, in their order."""
+        """The hidden states that the head's features are made from, in their order."""
         return self.study.plan.hidden(self.choice.layer)
 
     @property
     def corpus(self) -> str:
-        """The one that the study was tested on; its clips certify the file."""
-        return self.study.plan.study.test or self.study.plan.study.corpus
+        """The corpus that the study was tested on; its clips certify the file."""
+        return self.study.tested_corpus
 
     @property
-    def result(self) -> dict[str, Any]:
-        """What the study found for it."""
+    def result(self) -> Result:
+        """The figures of the chosen result, as in results.json."""
         arm, head, layer = self.choice
         return next(r for r in self.study.results if (r["arm"], r["head"], r["layer"]) == (arm, head, layer))
 
     @property
     def temperature(self) -> float:
-        """By which the head's logits are divided: the median of those that the folds' validation rows gave."""
+        """The number that the head's logits are divided by: the median over the folds, fitted on validation rows."""
         return float(self.result["calibration"]["temperature"]["median"])
 
+    @property
+    def weights(self) -> str:
+        """Whether the encoder was trained: "pretrained" or "random"."""
+        return "random" if self.spec.random else "pretrained"
 
-def collect_inputs(workspace: Workspace, name: str | None, wanted: dict[str, Any]) -> StitchInputs:
-    """The study's chosen head, refitted on all of its rows, and the very encoder that its features are of."""
-    from embedkit import cards, encoders
-    from embedkit import study as studies
 
+def collect_inputs(
+    workspace: Workspace,
+    name: str | None,
+    arm: str | None = None,
+    head: str | None = None,
+    layer: int | str | None = None,
+) -> StitchInputs:
+    """The chosen head of a study, refitted on all of its rows, and the encoder that its features were made with.
+
+    name None: the newest finished study; arm, head, layer None: those with the best mean validation UA. Raises
+    StudyError where there is no such result, EncoderError where the encoder is no longer the same.
+    """
     finished = studies.open_study(workspace, name)
-    choice = studies.choose_best_result(finished.results, **wanted)
+    choice = studies.choose_best_result(finished.results, head=head, arm=arm, layer=layer)
     plan = finished.plan
     spec = encoders.resolve(plan.place)
     if spec.weights_digest != plan.identity.weights_digest:
@@ -73,11 +85,7 @@ def collect_inputs(workspace: Workspace, name: str | None, wanted: dict[str, Any
 
 
 def build_metadata(inputs: StitchInputs, profile: str) -> dict[str, str]:
-    """What the file says of itself."""
-    from embedkit import __version__
-    from embedkit.audio import RATE
-    from embedkit.classes import CLASSES
-
+    """The metadata of the file, by keys that begin with `embedkit.`."""
     plan, spec = inputs.study.plan, inputs.spec
     entries = {
         "format": FORMAT,
@@ -87,7 +95,7 @@ def build_metadata(inputs: StitchInputs, profile: str) -> dict[str, str]:
         "encoder": spec.id,
         "revision": spec.revision,
         "weights_digest": spec.weights_digest,
-        "weights": "random" if spec.random else "pretrained",
+        "weights": inputs.weights,
         "study": plan.study.name,
         "arm": inputs.choice.arm,
         "head": inputs.choice.head,
@@ -103,10 +111,8 @@ def build_metadata(inputs: StitchInputs, profile: str) -> dict[str, str]:
     return {f"embedkit.{key}": value for key, value in entries.items()}
 
 
-def identify_file(inputs: StitchInputs, profile: str, data: bytes) -> dict[str, Any]:
-    """What a certificate is of; `ua` is of the folds' own heads on their own test folds."""
-    from embedkit.runtime.model import compute_file_digest
-
+def identify_file(inputs: StitchInputs, profile: str, data: bytes) -> FileIdentity:
+    """Which file a certificate is of."""
     arm, head, layer = inputs.choice
     return {
         "study": inputs.study.plan.study.name,
@@ -115,7 +121,7 @@ def identify_file(inputs: StitchInputs, profile: str, data: bytes) -> dict[str, 
         "layer": layer,
         "temperature": inputs.temperature,
         "encoder": inputs.spec.id,
-        "weights": "random" if inputs.spec.random else "pretrained",
+        "weights": inputs.weights,
         "profile": profile,
         "bytes": len(data),
         "sha256": compute_file_digest(data),
@@ -123,16 +129,20 @@ def identify_file(inputs: StitchInputs, profile: str, data: bytes) -> dict[str, 
     }
 
 
-def describe_origin(inputs: StitchInputs) -> dict[str, Any]:
+def describe_origin(inputs: StitchInputs) -> FileOrigin:
     """What a model card says beside the certificate."""
-    from embedkit import __version__, corpora
-
-    plan = inputs.study.plan
+    plan, sound = inputs.study.plan, inputs.recipe.sound
     mix = next(arm.mix for arm in plan.study.arms if arm.name == inputs.choice.arm)
     return {
         "version": __version__,
         "recipe": plan.study.recipe,
-        "sound": inputs.recipe.sound.model_dump(),
+        "sound": {
+            "trim_db": sound.trim_db,
+            "pre_emphasis": sound.pre_emphasis,
+            "peak": sound.peak,
+            "max_seconds": sound.max_seconds,
+            "pad": sound.pad,
+        },
         "stats": list(plan.study.stats),
         "encoder": {"revision": inputs.spec.revision, "parameters": inputs.spec.parameters},
         "head": plan.heads[inputs.choice.head].kind,

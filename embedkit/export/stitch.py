@@ -1,23 +1,17 @@
-"""Stitch: encoder and head as one ONNX file, raw samples in, probabilities out, certified before it gets its name.
-
-graph.py     the torch modules that become the graph
-files.py     torch to ONNX, encoder and head into one, metadata
-quantize/    the profiles
-certify.py   torch against the graph, on real clips
-cost.py      time and memory of one clip
-modelcard.py all of that, for people
-"""
+"""The export: collect the inputs, make the graph small, certify it on real clips, write it whole or not at all."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from embedkit import files
-from embedkit.errors import EmbedkitError, UserError, did_you_mean
+from embedkit import cards, files
+from embedkit.errors import CardError, EmbedkitError, UserError, did_you_mean
+from embedkit.export import modelcard
 from embedkit.export.clips import CERTIFICATE_CLIPS, select_clips
+from embedkit.export.document import CertificateDocument, CertificateExtra, ExportDocument, FileOrigin
 from embedkit.export.parts import StitchInputs, build_metadata, collect_inputs, describe_origin, identify_file
 from embedkit.export.reference import build_float_graph, certify_file
 from embedkit.workspace import Workspace
@@ -37,41 +31,30 @@ def stitch_study(
     *,
     root: Path | None = None,
     clips: int = CERTIFICATE_CLIPS,
-    settings: Mapping[str, Any] | None = None,
-    refit: bool = False,
-) -> dict[str, Any]:
+    settings: Mapping[str, object] | None = None,
+    extra: CertificateExtra | None = None,
+) -> ExportDocument:
     """Write a study's head with its encoder as one ONNX file; returns {model, bytes, certificate, card}.
 
-    study: None: the newest finished one; head, arm, layer: None: those with the best mean validation UA. root: where
-    the corpus lies that the study was tested on, for the certificate's clips: so many, spread over speakers and labels.
-    settings: limits that win over those of the study's card ({"certificate.size.flips": 0.2}). refit: then train the
-    head anew on the file's own features (`export/refit.py`), and write and return that file, `<file>-refit.onnx`.
+    study None: the newest finished study; head, arm, layer None: those with the best mean validation UA. root: where
+    the corpus lies that the study was tested on; `clips` of its recordings certify the file, spread over speakers and
+    labels. settings: limits that override those of the study's card ({"certificate.size.flips": 0.2}). extra: what else
+    the certificate says.
 
-    The certificate lies beside the file as JSON, and in the model card for people. Raises UserError for what cannot be
-    asked, and EmbedkitError where the file and torch part further than the limits allow: then the file is not written,
-    only its certificate, under a name that says so.
+    The certificate lies beside the file as JSON, and in the model card for people. Raises UserError for settings that
+    are wrong, and EmbedkitError where the file differs from torch by more than the limits allow: then the file is not
+    written, only its certificate, under a name that says so.
     """
-    from embedkit import refit as refitting
-
     if clips < 1:
         raise UserError(f"a certificate of {clips} clips; give at least 1")
-    inputs = collect_inputs(workspace, study, {"head": head, "arm": arm, "layer": layer})
+    inputs = collect_inputs(workspace, study, arm=arm, head=head, layer=layer)
     profile = _resolve_profile(inputs, profile)
     path = _check_output_path(output or inputs.study.plan.folder / f"{inputs.choice.head}-{profile}.onnx")
-    result = _export_file(inputs, workspace, profile, path, root, clips, settings)
-    if not refit:
-        return result
-    roots = {inputs.corpus: root} if root else {}
-    name = refitting.run(workspace, inputs.study, inputs.choice, path, roots).study.name
-    refitted = collect_inputs(workspace, name, {})
-    gain = refitting.compare_refit(inputs.study, inputs.choice, refitted.study, refitted.choice)
-    return _export_file(
-        refitted, workspace, profile, path.with_stem(f"{path.stem}-refit"), root, clips, settings, {"refit": gain}
-    )
+    return _export_file(inputs, workspace, profile, path, root, clips, settings, extra)
 
 
 def _resolve_profile(inputs: StitchInputs, requested: str | None) -> str:
-    """What was asked for, else `size`; of a study on an exported file's features the file's own."""
+    """The profile that was asked for, else `size`; for a study on features of an exported file, that file's profile."""
     from embedkit.export import assemble, quantize
 
     if requested and requested not in quantize.PROFILES:
@@ -93,10 +76,10 @@ def _export_file(
     path: Path,
     root: Path | None,
     clips: int,
-    settings: Mapping[str, Any] | None,
-    extra: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Make the file, certify it and write it; more: what else its certificate says."""
+    settings: Mapping[str, object] | None,
+    extra: CertificateExtra | None,
+) -> ExportDocument:
+    """Make the file, certify it and write it."""
     from embedkit.export import assemble, quantize
 
     limits = _read_limits(inputs, settings)
@@ -111,7 +94,7 @@ def _export_file(
     counts = quantize.check_profile(profile_graph, profile)
     data = assemble.serialize_model(profile_graph, build_metadata(inputs, profile))
     way_limits = {"float": limits.float, "file": getattr(limits, profile)}
-    certificate = {
+    certificate: CertificateDocument = {
         **identify_file(inputs, profile, data),
         **certify_file(inputs, certificate_clips, assemble.serialize_model(float_graph, {}), data, way_limits),
         "quantized": counts["nodes"],
@@ -125,7 +108,7 @@ def _export_file(
 
 
 def _check_output_path(path: Path) -> Path:
-    """Where the file will lie; UserError before the long work where it cannot."""
+    """The path of the file; UserError, before the long work, where it cannot be written there."""
     if not path.parent.is_dir():
         raise UserError(f"{path.parent}: no such folder; make it, or give another -o")
     if path.suffix != ".onnx":
@@ -133,11 +116,8 @@ def _check_output_path(path: Path) -> Path:
     return path
 
 
-def _read_limits(inputs: StitchInputs, settings: Mapping[str, Any] | None) -> Certificate:
-    """The limits of the study's card, and what is set beside them; CardError for what cannot be."""
-    from embedkit import cards
-    from embedkit.errors import CardError
-
+def _read_limits(inputs: StitchInputs, settings: Mapping[str, object] | None) -> Certificate:
+    """The limits of the study's card, overridden by settings; CardError for settings that are wrong."""
     for key in settings or {}:
         if not key.startswith("certificate."):
             raise CardError(f"--set {key}: an export knows only certificate.PROFILE.LIMIT, e.g. certificate.size.flips")
@@ -146,13 +126,11 @@ def _read_limits(inputs: StitchInputs, settings: Mapping[str, Any] | None) -> Ce
     return cards.build(cards.Study, card_settings, settings, where=study.name).certificate
 
 
-def _write_files(path: Path, data: bytes, certificate: dict[str, Any], about: dict[str, Any]) -> Path:
-    """The certificate, the model card, then the file; none bears its name before it is whole. Returns the card's place.
+def _write_files(path: Path, data: bytes, certificate: CertificateDocument, about: FileOrigin) -> Path:
+    """Write the certificate, the model card, then the file, each whole or not at all. Returns the card's path.
 
-    EmbedkitError past the limits: then there is only the certificate, and its name says so.
+    Raises EmbedkitError where limits are exceeded: then there is only the certificate, and its name says so.
     """
-    from embedkit.export import modelcard
-
     document = (json.dumps(certificate, indent=1) + "\n").encode()
     rejected, card = path.with_suffix(".rejected.certificate.json"), path.with_suffix(".md")
     if past := certificate["past_limits"]:

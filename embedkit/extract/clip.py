@@ -29,11 +29,11 @@ class Task:
 
 @dataclass
 class Clip:
-    """What has become of a task: waves, then features, or the reason why it cannot be used."""
+    """The clip of a task: its waves, later its features, or the reason why it cannot be used."""
 
     row: int
-    seconds: float = float("nan")
-    digest: str = ""
+    seconds: float = float("nan")  # as decoded
+    digest: str = ""  # of the decoded samples
     waves: list[Wave] = field(default_factory=list)  # by view
     features: npt.NDArray[np.float16] | None = None  # [view, layer, stat, dim]
     reason: str = ""
@@ -41,13 +41,14 @@ class Clip:
 
 @dataclass(frozen=True)
 class ClipLoader:
-    """A clip's views, prepared and cut, ready to be encoded."""
+    """Loads the views of a clip, prepared and cut as the recipe says, ready to be encoded."""
 
-    folder: Path
+    folder: Path  # what the file of an utterance is relative to
     recipe: Recipe
-    views: int
+    views: int  # augmented ones beside the clean one
 
     def __call__(self, task: Task) -> Clip:
+        """The clip with its waves; what cannot be used has a reason instead."""
         clip = Clip(task.row)
         try:
             wave = read_sound(self.folder, task.utterance)
@@ -61,17 +62,19 @@ class ClipLoader:
 
     @property
     def pad_to(self) -> int:
+        """The length (samples) to which the encoder pads each wave; 0: it does not."""
         return audio.padded_length(self.recipe.sound)
 
 
 class ClipEncoder:
-    """A clip's features, on a CPU. The encoder is loaded for the first clip that has sound."""
+    """Loads a clip and encodes it on a CPU. The encoder is loaded when the first clip with sound comes."""
 
     def __init__(self, loader: ClipLoader, spec: encoders.Spec) -> None:
         self.loader, self.spec = loader, spec
         self._encoder: encoders.Encoder | None = None
 
     def __call__(self, task: Task) -> Clip:
+        """The clip with its features; what cannot be used has a reason instead."""
         clip = self.loader(task)
         if not clip.reason:
             if self._encoder is None:
@@ -82,7 +85,7 @@ class ClipEncoder:
 
 
 def pool_clip(clip: Clip, encoder: encoders.Encoder, pad_to: int) -> None:
-    """Turn a clip's waves into features, one by one."""
+    """Turn the waves of a clip into features, one by one. pad_to: see `Encoder.pool`."""
     try:
         store_features(clip, [encoder.pool(wave, pad_to=pad_to) for wave in clip.waves])
     except ClipError as error:
@@ -90,7 +93,7 @@ def pool_clip(clip: Clip, encoder: encoders.Encoder, pad_to: int) -> None:
 
 
 def store_features(clip: Clip, pooled: Sequence[npt.NDArray[np.float32]]) -> None:
-    """Round a clip's features, [layer, stat, dim] a view, to float16, or say which of them does not fit."""
+    """Round the features of a clip, [layer, stat, dim] of each view, to float16. What does not fit is its reason."""
     exact = np.stack(pooled)
     with np.errstate(over="ignore", invalid="ignore"):
         rounded = exact.astype(np.float16)

@@ -1,4 +1,4 @@
-"""Clips encoded: in this process, in workers, or in batches on a GPU."""
+"""Encoding the clips of a pass: in this process, in workers, or in batches on a GPU."""
 
 from __future__ import annotations
 
@@ -7,22 +7,26 @@ import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from itertools import islice
-from typing import Any
 
 from embedkit import audio, encoders
+from embedkit.encoders import Encoder
 from embedkit.errors import ClipError, UserError
 from embedkit.extract.clip import Clip, ClipEncoder, ClipLoader, Task, pool_clip, store_features
 from embedkit.threads import count_cores, one_thread
 from embedkit.workers import map_in_workers
 
-BATCH_SECONDS = 480.0  # of sound (s) that a GPU is given at a time
-MIN_CLIPS_PER_WORKER = 8  # at least, unless asked for otherwise: a worker takes seconds to start
+BATCH_SECONDS = 480.0  # s of sound in a batch for a GPU
+MIN_CLIPS_PER_WORKER = 8  # where the number of workers is not given: a worker takes seconds to start
 
 
 def encode_tasks(
     tasks: Sequence[Task], loader: ClipLoader, spec: encoders.Spec, jobs: int | None, device: str
 ) -> Generator[list[Clip]]:
-    """Every task's clip, in small groups, in the order in which they are ready."""
+    """The clips of all tasks, in small groups, in the order in which they are ready.
+
+    jobs: worker processes; None: by cores and tasks. device: "auto", "cpu" or "cuda". Raises UserError for "cuda" where
+    there is none, WorkerError where a worker dies.
+    """
     jobs = min(jobs, len(tasks)) if jobs else max(1, min(count_cores(), len(tasks) // MIN_CLIPS_PER_WORKER))
     if _resolve_device(device) == "cuda":
         encoder = encoders.load(spec, loader.recipe.precision, "cuda", loader.recipe.sound.crop)
@@ -38,8 +42,8 @@ def encode_tasks(
             yield [clip]
 
 
-def encode_in_batches(clips: Iterable[Clip], encoder: Any, pad_to: int) -> Iterator[list[Clip]]:
-    """Encode clips in batches of some minutes of sound."""
+def encode_in_batches(clips: Iterable[Clip], encoder: Encoder, pad_to: int) -> Iterator[list[Clip]]:
+    """Encode clips in batches of at least BATCH_SECONDS of sound (the last one may have less)."""
     batch: list[Clip] = []
     samples = 0
     for clip in clips:
@@ -52,13 +56,13 @@ def encode_in_batches(clips: Iterable[Clip], encoder: Any, pad_to: int) -> Itera
         yield _encode_batch(batch, encoder, pad_to)
 
 
-def _encode_batch(batch: list[Clip], encoder: Any, pad_to: int) -> list[Clip]:
+def _encode_batch(batch: list[Clip], encoder: Encoder, pad_to: int) -> list[Clip]:
     usable = [clip for clip in batch if not clip.reason]
     try:
         pooled = iter(
             encoder.pool_many([wave for clip in usable for wave in clip.waves], pad_to=pad_to) if usable else []
         )
-    except (ClipError, AttributeError):  # one of them is the culprit, or this encoder has no batches: one by one
+    except (ClipError, AttributeError):  # one of them cannot be encoded, or this encoder has no batches: one by one
         for clip in usable:
             pool_clip(clip, encoder, pad_to)
         return batch
@@ -80,7 +84,7 @@ def _resolve_device(device: str) -> str:
 
 
 def _prefetch_clips(clips: Generator[Clip], depth: int) -> Iterator[Clip]:
-    """The same clips, up to depth of them fetched in a thread while the caller is busy."""
+    """The same clips, fetched in a thread: up to depth of them wait while the caller is busy."""
     ready: queue.Queue[Clip | BaseException | None] = queue.Queue(depth)
     wanted = True
 

@@ -1,4 +1,4 @@
-"""What a pass will do, decided before it does anything."""
+"""The plan of a pass: which rows it will encode, decided before anything is done."""
 
 from __future__ import annotations
 
@@ -20,25 +20,26 @@ Labels = Literal["mapped", "all"]
 
 @dataclass(frozen=True)
 class CacheState:
-    """What a cache file holds before the pass."""
+    """The state of a cache file before the pass."""
 
     identity: Identity
     rows: list[Utterance]
-    done: npt.NDArray[np.uint8]
+    done: npt.NDArray[np.uint8]  # [row]: see `Cache.done`
 
     @classmethod
     def of(cls, file: Cache) -> CacheState:
+        """The state of an open file."""
         return cls(file.identity, file.read_utterances(), file.done)
 
 
 @dataclass(frozen=True)
 class ExtractPlan:
-    """What a pass will do, as a value."""
+    """The rows of a file, and which of them a pass encodes."""
 
     identity: Identity  # of the file that is filled; it may hold more views or labels than were asked for
     rows: list[Utterance]  # of the file
-    todo: list[int]  # rows never tried
-    retry: list[int]  # rows skipped before, to be tried again if their sound has changed
+    todo: list[int]  # rows that were not tried yet
+    retry: list[int]  # rows that were skipped before, to be encoded if their sound has changed
 
 
 def plan_pass(
@@ -49,9 +50,9 @@ def plan_pass(
     limit: int | None = None,
     state: CacheState | None = None,
 ) -> ExtractPlan:
-    """Decide what to do; state: None lays a new file out.
+    """Decide which rows a pass encodes. state: of the file at path; None: there is none, or a new one is begun.
 
-    Raises CacheError where the file at path is of other settings or other rows, CorpusError where there are no rows.
+    Raises CacheError where the file at path has other settings or other rows, CorpusError where there are no rows.
     """
     if state is None:
         rows = select_rows(wanted.corpus, utterances, label_map, wanted.labels)

@@ -1,9 +1,4 @@
-"""The one pass: corpus -> sound -> views -> encoder -> cache. What is there already is not done again.
-
-On a CPU worker processes encode one clip at a time with one thread each, so features are the same bit by bit whatever
-the jobs, the order or the interruption. On a GPU the workers prepare the sound, and one process encodes batches.
-This process alone writes the file; a kill costs the rows in flight.
-"""
+"""The pass: corpus -> sound -> views -> encoder -> cache."""
 
 from __future__ import annotations
 
@@ -11,7 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
+from typing import Literal, NotRequired, TypedDict
 
 import numpy as np
 
@@ -28,13 +23,32 @@ from embedkit.workers import WorkerError
 from embedkit.workspace import Workspace
 
 
+class SkippedClip(TypedDict):
+    """A recording that could not be used."""
+
+    id: str
+    reason: str
+
+
+class ExtractReport(TypedDict):
+    """The document of `extract`: the state of the file after the pass."""
+
+    cache: str  # the file
+    rows: int
+    done: int
+    todo: int
+    skipped: list[SkippedClip]
+    audio_seconds_per_second: float  # of the clips as decoded, whatever the views; 0 where nothing was to do
+    weights: NotRequired[Literal["random"]]  # where those of the encoder are random
+
+
 def extract_corpus(
-    workspace: Workspace,
+    workspace: Workspace | Path | str,
     corpus: str,
     *,
-    recipe: Recipe,
-    root: Path | None = None,
-    encoder: str | None = None,
+    recipe: Recipe | str = "exact",
+    root: Path | str | None = None,
+    encoder: Path | str | None = None,
     views: int | None = None,
     labels: Labels = "mapped",
     limit: int | None = None,
@@ -42,21 +56,24 @@ def extract_corpus(
     device: str = "auto",
     fresh: bool = False,
     progress: bool | None = None,
-) -> dict[str, Any]:
-    """Encode every row of a corpus that its cache file does not hold yet.
+) -> ExtractReport:
+    """Encode every row of a corpus that is not yet in its cache file.
 
-    encoder, views: None takes the recipe's. labels: rows that the corpus's label map covers, or "all". limit: do no
-    more than the first so many rows of `spread`. jobs: worker processes; None: by cores and clips. fresh: begin a new
-    file in place of the one that is there. progress: a bar on stderr; None: where stderr is a terminal.
-    Returns {cache, rows, done, todo, skipped: [{id, reason}], audio_seconds_per_second}, and weights: "random" where
-    that is so; the speed counts clips as decoded, whatever the views, and is 0 where nothing was to do.
+    recipe: a card, or the name of one. root: where the corpus lies; None: as the workspace says. encoder: a hub id, a
+    folder or an exported file. encoder, views: None takes the recipe's. labels: "mapped": the rows that the label map
+    of the corpus covers; "all": every row. limit: encode at most so many rows, spread over speakers and labels.
+    jobs: worker processes; None: by cores and clips. device: "auto", "cpu" or "cuda". fresh: begin a new file in place
+    of the one that is there. progress: a bar on stderr; None: where stderr is a terminal.
 
-    Raises CorpusError, EncoderError, CacheError where the pass cannot begin; EmbedkitError where it was stopped (the
-    same command goes on from there).
+    Raises CardError, CorpusError, EncoderError or CacheError where the pass cannot begin; EmbedkitError where it was
+    stopped (the same call goes on from there).
     """
     _check_options(views, limit, jobs, labels)
+    workspace = Workspace.at(workspace)
+    if isinstance(recipe, str):
+        recipe = cards.read(Recipe, workspace.card("cache", recipe))
     place = workspace.resolve_corpus_root(corpus, root)
-    spec = encoders.resolve(encoder or recipe.encoder)
+    spec = encoders.resolve(str(encoder or recipe.encoder))
     wanted = Identity.of(corpus, recipe, spec, views=views, labels=labels)
     path = workspace.cache_file(recipe.name, spec.slug, corpus)
     utterances, label_map = corpora.load(corpus, place), corpora.find_reader(corpus, place).LABELS
@@ -66,7 +83,7 @@ def extract_corpus(
         if file is None:
             cache.create_cache(path, extract_plan.identity, extract_plan.rows, spec.layers, spec.dim)
             file = stack.enter_context(Cache.open(path, write=True))
-        # What is in effect stands in the file: a recipe of fewer views may say other augmentation, or none.
+        # The settings in effect are those of the file: a recipe with fewer views may have other augmentation, or none.
         effective_recipe = cards.build(Recipe, extract_plan.identity.recipe, where=str(path))
         loader = ClipLoader(corpora.folder(corpus, place), effective_recipe, extract_plan.identity.views)
         speed = _run_pass(file, extract_plan, loader, spec, jobs, device, progress)
@@ -81,9 +98,9 @@ def _check_options(views: int | None, limit: int | None, jobs: int | None, label
         raise UserError(f"--labels {labels}: expected mapped or all")
 
 
-def _build_report(file: Cache, speed: float) -> dict[str, Any]:
+def _build_report(file: Cache, speed: float) -> ExtractReport:
     done = file.done
-    report: dict[str, Any] = {
+    report: ExtractReport = {
         "cache": str(file.path),
         "rows": file.rows,
         "done": int((done == DONE).sum()),
@@ -103,7 +120,7 @@ def _run_pass(
     device: str,
     progress: bool | None,
 ) -> float:
-    """Do what is planned. Returns seconds of sound a second."""
+    """Encode the planned rows. Returns the speed, seconds of sound per second; 0 where nothing was to do."""
     rows = sorted([*extract_plan.todo, *_find_changed_rows(file, extract_plan, loader)])
     if not rows:
         return 0.0
@@ -126,7 +143,7 @@ def _run_pass(
 
 
 def _find_changed_rows(file: Cache, extract_plan: ExtractPlan, loader: ClipLoader) -> list[int]:
-    """Of the rows skipped before, those whose sound is another now; without encoding anything."""
+    """The rows that were skipped before and whose sound has changed since; of others the reason is updated."""
     if not extract_plan.retry:
         return []
     digests, reasons = file.audio_digests, dict(file.skipped())

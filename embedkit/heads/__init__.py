@@ -1,7 +1,7 @@
 """Heads: small classifiers on pooled features, each a scikit-learn estimator; being in the folder is the registration.
 
-A head fits features X [row, dim] and class names y [row]. `views` [row, K, dim] are augmented views of the same rows;
-`validation` (X, y) is there to stop early and is never trained on. What its siblings share lies here.
+A head is fitted to features X [row, dim] and class names y [row]. `views` [row, K, dim] are augmented views of the same
+rows; `validation` (X, y) is there to stop early by and is never trained on. `_base.py` says what a new kind must offer.
 """
 
 from __future__ import annotations

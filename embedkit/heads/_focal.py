@@ -1,7 +1,8 @@
-"""The MLP's arithmetic: focal loss with a written-out backward pass, AdamW, the rate's schedule."""
+"""The MLP's arithmetic: focal loss with a written-out backward pass, AdamW, and the schedule of the learning rate."""
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -12,8 +13,9 @@ class Network:
     """x [row, layers * dim] -> sum of layers -> Linear -> activation -> dropout -> Linear -> logits [row, class].
 
     The sum is weighted by softmax(mix) [layers]; with one layer there is nothing to weigh. Weights are [in, out].
-    `parameters` holds all of them flat and `gradient` their gradient; w1, b1, w2, b2, mix and g1, h1, g2, h2, g_mix are
-    views into the two. Initial values are torch's own for Linear: uniform in +- 1 / sqrt(in); layers begin alike.
+    `parameters` holds all of them in one flat tensor and `gradient` their gradient; w1, b1, w2, b2, mix and g1, h1, g2,
+    h2, g_mix are views into the two. Initial values are torch's own for Linear, uniform in +- 1 / sqrt(in), and equal
+    weights for the layers.
     """
 
     def __init__(
@@ -30,7 +32,7 @@ class Network:
         self.activation, self.layers = activation, layers
 
     def weights(self) -> Tensor:
-        """What each layer weighs [layers], with sum 1."""
+        """The weight of each layer [layers]; their sum is 1."""
         return torch.softmax(self.mix, 0) if self.layers > 1 else torch.ones(1)
 
     def sum_layers(self, x: Tensor) -> Tensor:
@@ -38,7 +40,8 @@ class Network:
         return x if self.layers == 1 else (self.weights() @ x.view(len(x), self.layers, -1))
 
     def hidden(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The hidden layer [row, hidden] and its slope there (None: 1 everywhere)."""
+        """Of x [row, dim] the hidden layer after its activation, and the activation's slope there, both [row, hidden];
+        the slope is None where it is 1 everywhere."""
         h = torch.addmm(self.b1, x, self.w1)
         if self.activation == "relu":
             return h.relu(), (h > 0).float()
@@ -49,10 +52,15 @@ class Network:
         return h, None
 
     def compute_logits(self, x: Tensor) -> Tensor:
+        """Logits [row, class] of x [row, layers * dim], without dropout."""
         return torch.addmm(self.b2, self.hidden(self.sum_layers(x))[0], self.w2)
 
     def backward(self, x: Tensor, target: Tensor, gamma: float, mask: Tensor | None) -> None:
-        """Fill `gradient` for one batch. target: a_y q [row, class]; mask: dropout's 0 or 1 / keep [row, hidden]."""
+        """Fill `gradient` with that of a batch's mean loss.
+
+        x: [row, layers * dim]. target: a_y q [row, class] (see `embedkit.heads.mlp`). mask: of dropout, 0 or 1 / keep
+        [row, hidden].
+        """
         z = self.sum_layers(x)
         active, slope = self.hidden(z)
         if mask is not None:
@@ -74,9 +82,10 @@ class Network:
 
 
 def focal_gradient(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
-    """The gradient of the batch's mean loss by its logits [row, class].
+    """The gradient of a batch's mean loss by its logits [row, class]; target as in `Network.backward`.
 
-    With l = log p, r = 1 - p: d(-r^g l)/dl = r^(g-1) (g p l - r) =: u, and by logit j u_j - p_j sum_c u_c.
+    With l = log p, r = 1 - p and g = gamma: d(-r^g l)/dl = r^(g-1) (g p l - r) =: u; by logit j it is
+    u_j - p_j sum_c u_c.
     """
     logp = torch.log_softmax(logits, 1)
     p = logp.exp()
@@ -91,7 +100,8 @@ def _split_tensor(flat: Tensor, shapes: list[tuple[int, ...]]) -> list[Tensor]:
 
 
 class Optimizer:
-    """AdamW by torch's fused kernel itself: what torch.optim puts around it costs a tenth of a step."""
+    """AdamW over one flat tensor, by torch's fused kernel itself: what torch.optim puts around it costs a tenth of a
+    training step at batch 16. The kernel is not public: see `has_fused_kernel`."""
 
     def __init__(self, parameters: Tensor, gradient: Tensor, weight_decay: float):
         self.parameters, self.gradient, self.weight_decay = parameters, gradient, weight_decay
@@ -99,6 +109,7 @@ class Optimizer:
         self.count = torch.zeros(())
 
     def step(self, lr: float) -> None:
+        """Move the parameters, in place, by what `gradient` holds now."""
         self.count += 1
         torch._fused_adamw_(
             [self.parameters], [self.gradient], [self.mean], [self.square], [], [self.count],
@@ -106,8 +117,41 @@ class Optimizer:
         )  # fmt: skip
 
 
+class PublicOptimizer:
+    """The same by torch.optim, for a torch whose kernel is not as `Optimizer` knows it."""
+
+    def __init__(self, parameters: Tensor, gradient: Tensor, weight_decay: float):
+        parameters.grad = gradient
+        self.adamw = torch.optim.AdamW([parameters], weight_decay=weight_decay, fused=True)
+
+    def step(self, lr: float) -> None:
+        """Move the parameters, in place, by what `gradient` holds now."""
+        self.adamw.param_groups[0]["lr"] = lr
+        self.adamw.step()
+
+
+def make_optimizer(parameters: Tensor, gradient: Tensor, weight_decay: float) -> Optimizer | PublicOptimizer:
+    """AdamW of two flat tensors [parameter], with torch's default betas and epsilon."""
+    return (Optimizer if has_fused_kernel() else PublicOptimizer)(parameters, gradient, weight_decay)
+
+
+@functools.cache
+def has_fused_kernel() -> bool:
+    """Whether `Optimizer` works with the torch that is installed: tried on one parameter, once in a process.
+
+    From 0 with gradient 1 the first step of AdamW is -lr, up to epsilon.
+    """
+    parameter = torch.zeros(1)
+    try:
+        Optimizer(parameter, torch.ones(1), 0.0).step(0.5)
+    except (AttributeError, TypeError, RuntimeError):
+        return False
+    return abs(parameter.item() + 0.5) < 1e-6
+
+
 def compute_lr_factor(step: int, steps: int, warmup: float) -> float:
-    """The share of the peak rate at a step (from 0): linear from 0 over the first ones, then half a cosine to 0.
+    """The learning rate at a step (from 0) as a share of its peak: a linear rise over the first steps, then half a
+    cosine down to 0. warmup: the share of the steps that rise.
 
     >>> [round(compute_lr_factor(s, 10, 0.2), 3) for s in (0, 1, 2, 6, 9)]
     [0.0, 0.5, 1.0, 0.5, 0.038]

@@ -1,9 +1,9 @@
-"""Heads as ONNX graphs."""
+"""Heads as ONNX graphs: input "embedding" [batch, dim], outputs "logits" and "probabilities" [batch, class]."""
 
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,17 +11,18 @@ from embedkit.heads._base import Array
 
 if TYPE_CHECKING:
     import onnx
+    from sklearn.base import BaseEstimator
 
 
-OPSET, IR = 21, 10
+OPSET, IR = 21, 10  # of every exported file
 
 
 def make_dense_onnx(
     layers: list[tuple[Array, Array]], activation: str, mean: Array, scale: Array, temperature: float
 ) -> onnx.ModelProto:
-    """Layers of (weight [in, out], bias [out]) with one activation ("Relu", "Gelu") between, then a softmax.
+    """Layers of (weight [in, out], bias [out]) with one activation ("Relu" or "Gelu") between them, then a softmax.
 
-    The features' mean and scale [dim] go into the first layer, the temperature into the last.
+    The features' mean and scale [dim] are worked into the first layer, the temperature into the last.
     """
     from onnx import helper, numpy_helper
 
@@ -43,8 +44,8 @@ def make_dense_onnx(
     return _make_model(nodes, tensors, len(mean), len(bias))
 
 
-def convert_with_skl2onnx(estimator: Any, dim: int, classes: int, temperature: float) -> onnx.ModelProto:
-    """Any estimator that skl2onnx can convert: its probabilities, their logarithm as logits, softmax(logits / T)."""
+def convert_with_skl2onnx(estimator: BaseEstimator, dim: int, classes: int, temperature: float) -> onnx.ModelProto:
+    """Any fitted estimator that skl2onnx can convert. Logits are log p / T of its probabilities p."""
     from onnx import helper, numpy_helper
     from skl2onnx import convert_sklearn
     from skl2onnx.common.data_types import FloatTensorType
@@ -75,11 +76,13 @@ def convert_with_skl2onnx(estimator: Any, dim: int, classes: int, temperature: f
     return _make_model(nodes, tensors, dim, classes)
 
 
-def _make_model(nodes: list[Any], tensors: list[Any], dim: int, classes: int) -> onnx.ModelProto:
-    """One graph with the heads' input and outputs, checked."""
+def _make_model(
+    nodes: list[onnx.NodeProto], tensors: list[onnx.TensorProto], dim: int, classes: int
+) -> onnx.ModelProto:
+    """A model with the input and outputs of a head, checked by onnx."""
     from onnx import TensorProto, checker, helper
 
-    def make_value_info(name: str, width: int) -> Any:
+    def make_value_info(name: str, width: int) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width])
 
     outputs = [make_value_info("logits", classes), make_value_info("probabilities", classes)]

@@ -1,8 +1,4 @@
-"""Heads: small classifiers on pooled features, each a scikit-learn estimator; being in the folder is the registration.
-
-A head fits features X [row, dim] and class names y [row]. `views` [row, K, dim] are augmented views of the same rows;
-`validation` (X, y) is there to stop early and is never trained on. What its siblings share lies here.
-"""
+"""Finds the kinds of heads in this folder; builds a head from its card, and stores, loads and exports one."""
 
 from __future__ import annotations
 
@@ -12,7 +8,7 @@ import json
 import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from embedkit.errors import CardError, ModelError, did_you_mean
 from embedkit.heads._base import Estimator, HeadModule
@@ -23,7 +19,7 @@ if TYPE_CHECKING:
     from embedkit import cards
 
 
-FORMAT = 1  # of the folder that `save` writes
+FORMAT = 1  # version of the folder that `save` writes
 
 
 def list_kinds() -> list[str]:
@@ -39,8 +35,8 @@ def _import_kind(kind: str, error: type[CardError] | type[ModelError], where: st
 
 
 def build(card: cards.Head, seed: int = 0) -> Estimator:
-    """The estimator of a card, not fitted. In a card "none" stands for None, which TOML has not
-    (but for `activation`, where it is a value of its own).
+    """The estimator of a card, not fitted. A card's "none" stands for None, which TOML does not have, except as the
+    value of `activation`.
 
     Raises CardError for an unknown kind or parameter (with the nearest right one) and for a value out of range.
     """
@@ -54,9 +50,9 @@ def build(card: cards.Head, seed: int = 0) -> Estimator:
 
 
 def check_card(card: cards.Head) -> None:
-    """Everything that can be wrong with a card and shows without training: kind, views, parameters, search space.
+    """Check all of a card that can be checked without training: kind, views, parameters, search space.
 
-    Raises CardError.
+    Raises CardError for the first thing that is wrong.
     """
     build(card)
     where = _locate_card(card)
@@ -72,7 +68,7 @@ def check_card(card: cards.Head) -> None:
 
 
 def find_rounds_parameter(card: cards.Head) -> str:
-    """The parameter with which a refit repeats an early stop without validation: "epochs", "n_estimators" or ""."""
+    """The parameter that lets a refit repeat an early stop without validation rows: "epochs", "n_estimators" or ""."""
     return _import_kind(card.kind, CardError, _locate_card(card)).ROUNDS
 
 
@@ -86,14 +82,13 @@ def _list_parameters(module: HeadModule, card: cards.Head) -> list[str]:
         signature = inspect.signature(module.constructor(card.fixed))
     except ValueError as error:
         raise CardError(f"{_locate_card(card)}: {error}") from None
-    own_parameters = ["estimator", "standardize"] if card.kind == "sklearn" else []
-    return own_parameters + [name for name in signature.parameters if name != "random_state"]
+    return [*module.EXTRA_PARAMETERS, *(name for name in signature.parameters if name != "random_state")]
 
 
-def _make_estimator(module: HeadModule, parameters: Mapping[str, Any], seed: int, where: str) -> Estimator:
+def _make_estimator(module: HeadModule, parameters: Mapping[str, object], seed: int, where: str) -> Estimator:
     chosen = {k: None if v == "none" and k != "activation" else v for k, v in parameters.items()}
     try:
-        return cast(Estimator, module.make(chosen, seed))
+        return module.make(chosen, seed)
     except (ValueError, TypeError) as error:
         raise CardError(f"{where}: {_format_error(error)}") from None
 
@@ -113,7 +108,7 @@ def save(kind: str, estimator: Estimator, folder: Path) -> None:
 def load(kind: str, folder: Path) -> Estimator:
     """A head that `save` wrote; it gives the probabilities of the one that was saved.
 
-    Raises ModelError where the folder holds none, or one of another kind or format.
+    Raises ModelError where the folder holds no head, a damaged one, or one of another kind or format.
     """
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
@@ -122,7 +117,7 @@ def load(kind: str, folder: Path) -> Estimator:
             raise ModelError(
                 f"{folder}: a head of format and kind {format_and_kind}, expected {(FORMAT, kind)}; train it again"
             )
-        return cast(Estimator, _import_kind(kind, ModelError, str(folder)).load(folder, meta))
+        return _import_kind(kind, ModelError, str(folder)).load(folder, meta)
     except ModelError:
         raise
     except Exception as error:  # each format's library has errors of its own for a damaged file
@@ -133,7 +128,9 @@ def to_onnx(kind: str, estimator: Estimator, temperature: float = 1.0) -> onnx.M
     """A fitted head as a graph of opset 21 and IR 10.
 
     Input "embedding" [batch, dim] float32; outputs "logits" [batch, class] (divided by the temperature; log p for a
-    head that has no other) and "probabilities" [batch, class], which is their softmax.
+    head that has no logits) and their softmax, "probabilities" [batch, class].
+
+    Raises ValueError where the temperature is not above 0.
     """
     if not temperature > 0:
         raise ValueError(f"temperature = {temperature}: expected a number above 0")

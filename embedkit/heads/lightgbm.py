@@ -1,56 +1,76 @@
 """LightGBM on the raw features, with settings that cost a tenth of its defaults (heads/lightgbm.toml).
 
 Trained with LightGBM's own `train`: always deterministic, one thread, softmax over the classes. Linear trees are not
-offered: the ONNX converter takes them without a word and is wrong by 0.37.
+offered: the ONNX converter accepts them, but its probabilities are then wrong by up to 0.37.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING
 
 import lightgbm as lgb
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from embedkit.heads._base import Array, Validation, check_views, find_classes, index_labels, stack_views
+from embedkit.heads._base import (
+    Array,
+    ClassWeight,
+    HeadMeta,
+    RandomState,
+    Validation,
+    check_views,
+    construct,
+    find_classes,
+    index_labels,
+    stack_views,
+)
 from embedkit.heads._onnx import convert_with_skl2onnx
+from embedkit.heads._parameters import Range, Rule, check_parameters
+
+if TYPE_CHECKING:
+    import onnx
 
 VIEWS = ("clean", "all")
 ROUNDS = "n_estimators"
+EXTRA_PARAMETERS = ()
+RULES: Mapping[str, list[Rule]] = {
+    "n_estimators": [Range(1, whole=True)],
+    "learning_rate": [Range(0, bounds="()")],
+    "num_leaves": [Range(2, 131072, "[]", whole=True)],
+    "max_depth": [Range(-1, whole=True)],
+    "max_bin": [Range(2, whole=True)],
+    "min_child_samples": [Range(0, whole=True)],
+    "feature_fraction": [Range(0, 1, "(]")],
+    "bagging_fraction": [Range(0, 1, "(]")],
+    "bagging_freq": [Range(0, whole=True)],
+    "lambda_l1": [Range(0)],
+    "lambda_l2": [Range(0)],
+    "class_weight": ["balanced", dict, None],
+    "patience": [Range(1, whole=True)],
+}
+
+
+class Meta(HeadMeta):
+    """meta.json of a LightGBM head's folder."""
+
+    parameters: dict[str, object]  # of the constructor
+    features: int  # dim
+    best_iteration: int
 
 
 class LightGBM(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """Gradient-boosted trees; parameters by LightGBM's own names, `patience` for early_stopping_rounds.
+    """Gradient-boosted trees. Parameters have LightGBM's own names, but `patience` is its early_stopping_rounds.
 
     With validation, training ends after `patience` iterations without a better log loss there (rows weighted by
-    class_weight as in training), and the best iteration is kept: `best_iteration_`, from 1.
+    class_weight as in training), and the trees up to the best iteration are kept: `best_iteration_`, from 1.
     """
 
-    boosting_type = "gbdt"  # the ONNX converter asks
-
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "n_estimators": [Interval(Integral, 1, None, closed="left")],
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "num_leaves": [Interval(Integral, 2, 131072, closed="both")],
-        "max_depth": [Interval(Integral, -1, None, closed="left")],
-        "max_bin": [Interval(Integral, 2, None, closed="left")],
-        "min_child_samples": [Interval(Integral, 0, None, closed="left")],
-        "feature_fraction": [Interval(Real, 0, 1, closed="right")],
-        "bagging_fraction": [Interval(Real, 0, 1, closed="right")],
-        "bagging_freq": [Interval(Integral, 0, None, closed="left")],
-        "lambda_l1": [Interval(Real, 0, None, closed="left")],
-        "lambda_l2": [Interval(Real, 0, None, closed="left")],
-        "class_weight": [StrOptions({"balanced"}), dict, None],
-        "patience": [Interval(Integral, 1, None, closed="left")],
-        "random_state": ["random_state"],
-    }
+    boosting_type = "gbdt"  # the ONNX converter reads it
 
     def __init__(
         self,
@@ -65,9 +85,9 @@ class LightGBM(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         bagging_freq: int = 0,
         lambda_l1: float = 0.0,
         lambda_l2: float = 0.0,
-        class_weight: str | dict[Any, float] | None = "balanced",
+        class_weight: ClassWeight = "balanced",
         patience: int = 20,
-        random_state: Any = None,
+        random_state: RandomState = None,
     ):
         self.n_estimators = n_estimators
         self.learning_rate = learning_rate
@@ -86,14 +106,14 @@ class LightGBM(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit(self, X: Array, y: Array, *, views: Array | None = None, validation: Validation | None = None) -> LightGBM:
         """X [row, dim], y [row]. With views [row, K, dim] all are trained on, each with weight 1 / (1 + K)."""
-        self._validate_params()
+        check_parameters(self, RULES)
         X, y = validate_data(self, X, y, dtype=np.float32)
         check_views(X, views)
         self.classes_, index = find_classes(y)
         everything, index, weight, _ = stack_views(X, index, views)
         train = self._build_dataset(everything, index, weight)
         validation_sets: list[lgb.Dataset] = []
-        callbacks: list[Callable[..., Any]] = []
+        callbacks: list[Callable[..., object]] = []
         if validation is not None:
             validation_sets = [self._build_validation_set(validation, train)]
             callbacks = [lgb.early_stopping(self.patience, verbose=False)]
@@ -102,7 +122,8 @@ class LightGBM(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.booster_ = lgb.Booster(model_str=booster.model_to_string(num_iteration=self.best_iteration_))
         return self
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self) -> dict[str, object]:
+        """LightGBM's parameters."""
         parameters = {
             k: v for k, v in self.get_params().items() if k not in ("n_estimators", "patience", "class_weight")
         }
@@ -139,19 +160,22 @@ class LightGBM(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return np.asarray(self.classes_[best])
 
 
-def constructor(fixed: Mapping[str, Any]) -> type[LightGBM]:
+def constructor(fixed: Mapping[str, object]) -> type[LightGBM]:
+    """`LightGBM`: a card may set its parameters. Raises ValueError for linear trees."""
     if "linear_tree" in fixed:
         raise ValueError("fixed.linear_tree is refused: its ONNX conversion is wrong without a word; take it out")
     return LightGBM
 
 
-def make(parameters: dict[str, Any], seed: int) -> LightGBM:
-    estimator = LightGBM(**parameters, random_state=seed)
-    estimator._validate_params()
+def make(parameters: Mapping[str, object], seed: int) -> LightGBM:
+    """A LightGBM head that is not fitted. Raises ValueError for a value out of range."""
+    estimator = construct(LightGBM, parameters, random_state=seed)
+    check_parameters(estimator, RULES)
     return estimator
 
 
-def save(estimator: LightGBM, folder: Path) -> dict[str, Any]:
+def save(estimator: LightGBM, folder: Path) -> dict[str, object]:
+    """Write the trees as LightGBM's text, head.txt. See `Meta` for what is returned."""
     estimator.booster_.save_model(folder / "head.txt")
     return {
         "parameters": estimator.get_params(),
@@ -160,8 +184,9 @@ def save(estimator: LightGBM, folder: Path) -> dict[str, Any]:
     }
 
 
-def load(folder: Path, meta: dict[str, Any]) -> LightGBM:
-    estimator = LightGBM(**meta["parameters"])
+def load(folder: Path, meta: Meta) -> LightGBM:
+    """The head that `save` wrote."""
+    estimator = construct(LightGBM, meta["parameters"])
     estimator.classes_ = np.array(meta["classes"])
     estimator.n_features_in_ = meta["features"]
     estimator.best_iteration_ = meta["best_iteration"]
@@ -169,8 +194,8 @@ def load(folder: Path, meta: dict[str, Any]) -> LightGBM:
     return estimator
 
 
-def to_onnx(estimator: LightGBM, temperature: float) -> Any:
-    """One TreeEnsembleClassifier. onnxmltools' own entry stops at opset 15, so its converter is lent to skl2onnx."""
+def to_onnx(estimator: LightGBM, temperature: float) -> onnx.ModelProto:
+    """One TreeEnsembleClassifier. onnxmltools' own function stops at opset 15, so skl2onnx calls its converter."""
     from onnxmltools.convert.lightgbm.operator_converters.LightGbm import convert_lightgbm
     from skl2onnx import update_registered_converter
     from skl2onnx.common.shape_calculator import calculate_linear_classifier_output_shapes

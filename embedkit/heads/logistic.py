@@ -1,12 +1,12 @@
 """Logistic regression on standardised features, in float64: scikit-learn's own, or the same optimum sooner.
 
 Pooled features are correlated: a few directions vary a hundred times as much as most, and lbfgs needs some 150 steps
-to follow the small ones. Where X is large, the features are first turned by the curvature that the loss can have at
-most (Boehning, Annals of the Institute of Statistical Mathematics 44, 1992), which all directions then share: some 15
-steps are enough, and they end nearer to the optimum. With few rows the classes come apart, that bound says little, and
-scikit-learn is as fast and to be had to the bit.
+to follow the small ones. Where X is large, the features are first multiplied by a matrix ("turned") that makes an upper
+bound of the loss's curvature (Boehning, Annals of the Institute of Statistical Mathematics 44, 1992) equal in all
+directions: some 15 steps are then enough, and they end nearer to the optimum. With few rows the classes can be
+separated and the bound is far from the curvature; scikit-learn is as fast there, and its own result to the bit.
 
-Validation rows are not used at all: nothing stops early, and they are never trained on.
+Validation rows are not used: nothing stops early.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.linalg import cholesky, solve_triangular
@@ -26,15 +26,35 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from embedkit.heads._base import Array, Validation, check_views, compute_mean_and_scale, find_classes, stack_views
+from embedkit.heads._base import (
+    Array,
+    ClassWeight,
+    HeadMeta,
+    Validation,
+    check_views,
+    compute_mean_and_scale,
+    construct,
+    find_classes,
+    stack_views,
+)
 from embedkit.heads._onnx import make_dense_onnx
+from embedkit.heads._parameters import check_library_parameters
+
+if TYPE_CHECKING:
+    import onnx
 
 VIEWS = ("clean", "all")
 ROUNDS = ""
-MIN_TURNED_SIZE, MIN_ROWS_PER_FEATURE = (
-    1_000_000,
-    4,
-)  # numbers in X, and rows for each feature, from which on turning the features pays
+EXTRA_PARAMETERS = ()
+ARRAYS = ("coef_", "intercept_", "mean_", "scale_")  # of head.npz
+# Turning the features is faster from so many numbers in X, and so many rows for each feature.
+MIN_TURNED_SIZE, MIN_ROWS_PER_FEATURE = 1_000_000, 4
+
+
+class Meta(HeadMeta):
+    """meta.json of a logistic head's folder."""
+
+    parameters: dict[str, object]  # of the constructor
 
 
 class Logistic(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -47,7 +67,7 @@ class Logistic(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def __init__(
         self,
         C: float = 1.0,
-        class_weight: str | dict[Any, float] | None = "balanced",
+        class_weight: ClassWeight = "balanced",
         max_iter: int = 1000,
         tol: float = 1e-4,
     ):
@@ -82,17 +102,18 @@ class Logistic(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def _fit_preconditioned(self, X: Array, y: Array, weight: Array) -> Logistic:
-        """The optimum that scikit-learn looks for, on features [row, dim] turned so that the loss curves alike."""
+        """The optimum that scikit-learn looks for, found on turned features. X: [row, dim], standardised."""
         truth = (y[:, None] == self.classes_).astype(float)
         weight = weight * compute_sample_weight(self.class_weight, y)
         penalty = 1 / (self.C * weight.sum())
         weight = weight[:, None] / weight.sum()
         bound = (X * (weight / 4)).T @ X
-        bound[np.diag_indices_from(bound)] += max(penalty, 1e-9)  # without a penalty it may have no inverse
+        bound[np.diag_indices_from(bound)] += max(penalty, 1e-9)  # without a penalty it may be singular
         turn = solve_triangular(cholesky(bound, lower=True), np.eye(len(bound)), lower=True)  # [dim, dim]
 
         def loss_and_gradient(turned: Array) -> tuple[float, Array]:
-            """Cross-entropy with its penalty, and the gradient, at turned weights, half the intercept the last row."""
+            """Cross-entropy with its penalty, and its gradient, both by turned weights [(dim + 1) * class]; half the
+            intercept is their last row."""
             turned = turned.reshape(-1, len(self.classes_))
             coef = turn.T @ turned[:-1]
             logits = X @ coef + 2 * turned[-1]
@@ -117,9 +138,9 @@ class Logistic(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def _build_regression(self) -> LogisticRegression:
-        """Raises ValueError for a parameter out of range."""
+        """scikit-learn's. Raises ValueError for a parameter out of range."""
         regression = LogisticRegression(**self.get_params())
-        regression._validate_params()
+        check_library_parameters(regression)
         return regression
 
     def predict_proba(self, X: Array) -> Array:
@@ -135,26 +156,27 @@ class Logistic(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return np.asarray(self.classes_[best])
 
 
-def constructor(_: Mapping[str, Any]) -> type[Logistic]:
+def constructor(_: Mapping[str, object]) -> type[Logistic]:
+    """`Logistic`: a card may set its parameters."""
     return Logistic
 
 
-def make(parameters: dict[str, Any], seed: int) -> Logistic:  # noqa: ARG001  lbfgs draws nothing
-    estimator = Logistic(**parameters)
+def make(parameters: Mapping[str, object], seed: int) -> Logistic:  # noqa: ARG001  nothing is random
+    """A logistic head that is not fitted. Raises ValueError for a value out of range."""
+    estimator = construct(Logistic, parameters)
     estimator._build_regression()
     return estimator
 
 
-ARRAYS = ("coef_", "intercept_", "mean_", "scale_")
-
-
-def save(estimator: Logistic, folder: Path) -> dict[str, Any]:
+def save(estimator: Logistic, folder: Path) -> dict[str, object]:
+    """Write the arrays to head.npz. See `Meta` for what is returned."""
     np.savez(folder / "head.npz", **{name: getattr(estimator, name) for name in ARRAYS})
     return {"parameters": estimator.get_params()}
 
 
-def load(folder: Path, meta: dict[str, Any]) -> Logistic:
-    estimator = Logistic(**meta["parameters"])
+def load(folder: Path, meta: Meta) -> Logistic:
+    """The head that `save` wrote."""
+    estimator = construct(Logistic, meta["parameters"])
     estimator.classes_ = np.array(meta["classes"])
     with np.load(folder / "head.npz", allow_pickle=False) as arrays:
         for name in ARRAYS:
@@ -163,7 +185,7 @@ def load(folder: Path, meta: dict[str, Any]) -> Logistic:
     return estimator
 
 
-def to_onnx(estimator: Logistic, temperature: float) -> Any:
-    """One Gemm, scaler and all, and a softmax."""
+def to_onnx(estimator: Logistic, temperature: float) -> onnx.ModelProto:
+    """One Gemm, which standardises too, and a softmax."""
     layers = [(estimator.coef_.T, estimator.intercept_)]
     return make_dense_onnx(layers, "", estimator.mean_, estimator.scale_, temperature)

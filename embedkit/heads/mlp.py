@@ -1,69 +1,89 @@
 """Two linear layers trained with focal loss: the paper's head (no activation between), and better-trained relatives.
 
-Loss of a row with label y (contract, "Heads and views"): a_y sum_c q_c (1 - p_c)^g (-log p_c), with a = balanced
-weights of the training rows, q = (1 - s) onehot + s / classes, g = gamma, and the mean over the batch; after Lin et
-al., "Focal loss for dense object detection", 2017. AdamW with cosine decay after a linear warm-up, counted in steps.
+The loss of a row with label y is a_y sum_c q_c (1 - p_c)^g (-log p_c), with a = balanced weights of the training rows,
+q = (1 - s) onehot + s / classes, s = smoothing and g = gamma; a batch's loss is the mean over its rows (after Lin et
+al., "Focal loss for dense object detection", 2017). AdamW with cosine decay after a linear warm-up, counted in steps.
 
 At batch 16 autograd and the optimizer's bookkeeping cost more than the arithmetic. So the gradient of this small
-network is written out, and all parameters lie in one tensor, over which the fused AdamW walks once a step.
+network is written out, and all parameters lie in one tensor, which the fused AdamW updates in one pass a step.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from embedkit.heads._base import Array, Validation, check_views, compute_mean_and_scale, find_classes, index_labels
-from embedkit.heads._focal import Network, Optimizer, compute_lr_factor
+from embedkit.heads._base import (
+    Array,
+    ClassWeight,
+    HeadMeta,
+    RandomState,
+    Validation,
+    check_views,
+    compute_mean_and_scale,
+    construct,
+    find_classes,
+    index_labels,
+)
+from embedkit.heads._focal import Network, Optimizer, PublicOptimizer, compute_lr_factor, make_optimizer
 from embedkit.heads._onnx import make_dense_onnx
+from embedkit.heads._parameters import Range, Rule, check_parameters
 from embedkit.threads import one_thread
+
+if TYPE_CHECKING:
+    import onnx
 
 VIEWS = ("clean", "draw")
 ROUNDS = "epochs"
-ARRAYS = ("w1", "b1", "w2", "b2", "mix")
+EXTRA_PARAMETERS = ()
+ARRAYS = ("w1", "b1", "w2", "b2", "mix")  # of head.safetensors, as `Network` has them; mix with several layers only
+RULES: Mapping[str, list[Rule]] = {
+    "hidden": [Range(1, whole=True)],
+    "activation": ["none", "relu", "gelu"],
+    "dropout": [Range(0, 1)],
+    "standardize": [bool],
+    "gamma": [Range(0)],
+    "smoothing": [Range(0, 1)],
+    "class_weight": ["balanced", dict, None],
+    "lr": [Range(0, bounds="()")],
+    "weight_decay": [Range(0)],
+    "warmup": [Range(0, 1)],
+    "epochs": [Range(1, whole=True)],
+    "batch": [Range(1, whole=True)],
+    "patience": [Range(1, whole=True)],
+    "layers": [Range(1, whole=True)],
+}
+
+
+class Meta(HeadMeta):
+    """meta.json of an MLP's folder."""
+
+    parameters: dict[str, object]  # of the constructor
+    best_epoch: int
 
 
 class MLP(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """Focal-loss MLP. The defaults are the paper's, and ours where it is silent (heads/paper.toml).
+    """Focal-loss MLP. The defaults are the paper's, and ours where the paper says nothing (heads/paper.toml).
 
-    hidden: width; activation: "none", "relu" or "gelu"; dropout: share of the hidden layer; standardize: by the clean
-    training rows; gamma, smoothing, class_weight ("balanced", None or a weight by class): the loss; lr (peak) and
-    weight_decay: AdamW; warmup: share of all steps; patience: so many epochs without a better validation UA end it;
-    layers: X holds so many layers one after another, and the head learns what each weighs (`layer_weights_`).
+    hidden: width of the hidden layer; activation: "none", "relu" or "gelu"; dropout: the share of the hidden layer that
+    is left out in training; standardize: the features, by the clean training rows; gamma, smoothing, class_weight
+    ("balanced", None or a weight by class): of the loss; lr (at its peak), weight_decay: of AdamW; warmup: a share of
+    all steps; patience: training ends after so many epochs without a better validation UA; layers: X holds so many
+    layers one after another, and the head learns the weight of each (`layer_weights_`).
 
     With validation the weights of the epoch with the best UA are kept, without it those of the last; `best_epoch_`
     counts from 1. Deterministic by random_state: training runs on one thread.
     """
-
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "hidden": [Interval(Integral, 1, None, closed="left")],
-        "activation": [StrOptions({"none", "relu", "gelu"})],
-        "dropout": [Interval(Real, 0, 1, closed="left")],
-        "standardize": ["boolean"],
-        "gamma": [Interval(Real, 0, None, closed="left")],
-        "smoothing": [Interval(Real, 0, 1, closed="left")],
-        "class_weight": [StrOptions({"balanced"}), dict, None],
-        "lr": [Interval(Real, 0, None, closed="neither")],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "warmup": [Interval(Real, 0, 1, closed="left")],
-        "epochs": [Interval(Integral, 1, None, closed="left")],
-        "batch": [Interval(Integral, 1, None, closed="left")],
-        "patience": [Interval(Integral, 1, None, closed="left")],
-        "layers": [Interval(Integral, 1, None, closed="left")],
-        "random_state": ["random_state"],
-    }
 
     def __init__(
         self,
@@ -73,7 +93,7 @@ class MLP(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         standardize: bool = False,
         gamma: float = 2.0,
         smoothing: float = 0.1,
-        class_weight: str | dict[Any, float] | None = "balanced",
+        class_weight: ClassWeight = "balanced",
         lr: float = 5e-5,
         weight_decay: float = 0.01,
         warmup: float = 0.1,
@@ -81,7 +101,7 @@ class MLP(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         batch: int = 16,
         patience: int = 6,
         layers: int = 1,
-        random_state: Any = None,
+        random_state: RandomState = None,
     ):
         self.hidden = hidden
         self.activation = activation
@@ -101,7 +121,7 @@ class MLP(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit(self, X: Array, y: Array, *, views: Array | None = None, validation: Validation | None = None) -> MLP:
         """X [row, dim], y [row]. With views [row, K, dim] each epoch draws one of the 1 + K views of each row."""
-        self._validate_params()
+        check_parameters(self, RULES)
         X, y = validate_data(self, X, y, dtype=np.float32)
         check_views(X, views)
         if X.shape[1] % self.layers:
@@ -123,7 +143,7 @@ class MLP(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     @property
     def layer_weights_(self) -> list[float]:
-        """What each layer weighs, with sum 1."""
+        """The weight of each layer [layers]; their sum is 1."""
         return [float(weight) for weight in self.network_.weights()]
 
     def _scale_features(self, X: Array) -> Tensor:
@@ -146,9 +166,9 @@ class MLP(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _train_network(
         self, pool: Tensor, target: Tensor, validation: tuple[Tensor, Array] | None, generator: torch.Generator
     ) -> None:
-        """pool: every view of every row [row, 1 + K, dim]. Leaves the best epoch's weights in the network."""
+        """Train on every view of every row [row, 1 + K, dim]. The network is left with the best epoch's weights."""
         network = self.network_
-        optimizer = Optimizer(network.parameters, network.gradient, self.weight_decay)
+        optimizer = make_optimizer(network.parameters, network.gradient, self.weight_decay)
         best_ua, best_parameters, self.best_epoch_ = -1.0, network.parameters, self.epochs
         for epoch in range(self.epochs):
             self._train_epoch(epoch, pool, target, optimizer, generator)
@@ -162,8 +182,14 @@ class MLP(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         network.parameters.copy_(best_parameters)
 
     def _train_epoch(
-        self, epoch: int, pool: Tensor, target: Tensor, optimizer: Optimizer, generator: torch.Generator
+        self,
+        epoch: int,
+        pool: Tensor,
+        target: Tensor,
+        optimizer: Optimizer | PublicOptimizer,
+        generator: torch.Generator,
     ) -> None:
+        """One pass over the rows [row, 1 + K, dim] in random order, each by one of its views, drawn anew."""
         rows, views, dim = pool.shape
         per_epoch = math.ceil(rows / self.batch)
         order = torch.randperm(rows, generator=generator)
@@ -192,23 +218,26 @@ class MLP(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 
 def _compute_ua(truth: Array, predicted: Array) -> float:
-    """Mean of the recalls of the classes present in truth; both hold places in `classes_`."""
+    """Mean of the recalls of the classes present in truth; both hold places in `classes_` [row]."""
     present = np.bincount(truth)
     right = np.bincount(truth[truth == predicted], minlength=len(present))
     return float((right[present > 0] / present[present > 0]).mean())
 
 
-def constructor(_: Mapping[str, Any]) -> type[MLP]:
+def constructor(_: Mapping[str, object]) -> type[MLP]:
+    """`MLP`: a card may set its parameters."""
     return MLP
 
 
-def make(parameters: dict[str, Any], seed: int) -> MLP:
-    estimator = MLP(**parameters, random_state=seed)
-    estimator._validate_params()
+def make(parameters: Mapping[str, object], seed: int) -> MLP:
+    """An MLP that is not fitted. Raises ValueError for a value out of range."""
+    estimator = construct(MLP, parameters, random_state=seed)
+    check_parameters(estimator, RULES)
     return estimator
 
 
-def save(estimator: MLP, folder: Path) -> dict[str, Any]:
+def save(estimator: MLP, folder: Path) -> dict[str, object]:
+    """Write head.safetensors: the network's arrays, mean and scale. See `Meta` for what is returned."""
     from safetensors.numpy import save_file
 
     network = estimator.network_
@@ -221,11 +250,12 @@ def _list_arrays(estimator: MLP) -> tuple[str, ...]:
     return ARRAYS if estimator.layers > 1 else ARRAYS[:-1]
 
 
-def load(folder: Path, meta: dict[str, Any]) -> MLP:
+def load(folder: Path, meta: Meta) -> MLP:
+    """The MLP that `save` wrote."""
     from safetensors.numpy import load_file
 
     arrays = load_file(folder / "head.safetensors")
-    estimator = MLP(**meta["parameters"])
+    estimator = construct(MLP, meta["parameters"])
     estimator.classes_ = np.array(meta["classes"])
     estimator.best_epoch_ = meta["best_epoch"]
     estimator.mean_, estimator.scale_ = arrays["mean"], arrays["scale"]
@@ -236,8 +266,8 @@ def load(folder: Path, meta: dict[str, Any]) -> MLP:
     return estimator
 
 
-def to_onnx(estimator: MLP, temperature: float) -> Any:
-    """The layers' weights and the scaler go into the first Gemm; without an activation both Gemms become one."""
+def to_onnx(estimator: MLP, temperature: float) -> onnx.ModelProto:
+    """Two Gemms, the first with the layers' weights and the scaler in it; without an activation both become one."""
     network = estimator.network_
     w1, b1, w2, b2 = (getattr(network, name).numpy().astype(np.float64) for name in ("w1", "b1", "w2", "b2"))
     w1 = np.kron(np.array(estimator.layer_weights_)[:, None], w1)

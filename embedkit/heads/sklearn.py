@@ -1,7 +1,7 @@
 """Any classifier of scikit-learn, named in a card: fixed.estimator = "sklearn.svm.SVC"; the rest are its parameters.
 
 One that gives no probabilities (SVC, LinearSVC, ...) is calibrated by a sigmoid over inner folds of the training rows.
-Stored as ONNX, so what is loaded again predicts through onnxruntime and cannot be fitted further.
+A head is stored as ONNX, so one that was loaded predicts through onnxruntime and cannot be fitted again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
@@ -24,22 +24,38 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validate_data
 
 from embedkit.errors import did_you_mean
-from embedkit.heads._base import Array, Validation, check_views, find_classes, stack_views
+from embedkit.heads._base import (
+    Array,
+    HeadMeta,
+    RandomState,
+    Validation,
+    check_views,
+    construct,
+    find_classes,
+    stack_views,
+)
 from embedkit.heads._onnx import convert_with_skl2onnx
+from embedkit.heads._parameters import check_library_parameters
+
+if TYPE_CHECKING:
+    import onnx
 
 VIEWS = ("clean", "all")
 ROUNDS = ""
+EXTRA_PARAMETERS = ("estimator", "standardize")
 
 
 class Sklearn(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A classifier on standardised features; the scaler sees the clean training rows only.
 
-    estimator: a scikit-learn classifier, cloned (None: logistic regression); standardize: False leaves the scaler out.
-    Validation rows are not used. An estimator that takes no sample weights gets the views unweighted, which for
-    weights that are all equal is the same.
+    estimator: a scikit-learn classifier, of which a clone is fitted (None: logistic regression); standardize: False
+    leaves the scaler out. Validation rows are not used. An estimator that takes no sample weights gets the views
+    unweighted, which is the same, as all their weights are equal.
     """
 
-    def __init__(self, estimator: Any = None, standardize: bool = True, random_state: Any = None):
+    def __init__(
+        self, estimator: BaseEstimator | None = None, standardize: bool = True, random_state: RandomState = None
+    ):
         self.estimator = estimator
         self.standardize = standardize
         self.random_state = random_state
@@ -84,16 +100,17 @@ class Sklearn(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 
 def _make_inner_folds(X: Array, index: Array, rows: Array) -> list[tuple[Array, Array]]:
-    """scikit-learn's own five stratified folds of the training rows; a row's views stay on its side."""
+    """scikit-learn's own five stratified folds of the training rows, as (train, test) places among the stacked views; a
+    row's views stay together. rows: the row of each stacked view. ValueError for a class of one row."""
     k = min(5, np.bincount(index).min())
     if k < 2:
         raise ValueError("calibration needs two training rows of every class; one class has 1 sample")
     split = StratifiedKFold(k).split(X, index)
-    return [(np.flatnonzero(np.isin(rows, train)), np.flatnonzero(np.isin(rows, held))) for train, held in split]
+    return [(np.flatnonzero(np.isin(rows, train)), np.flatnonzero(np.isin(rows, test))) for train, test in split]
 
 
 class OnnxHead:
-    """A head that was stored as ONNX: `classes_`, `predict_proba` and `predict`, nothing else."""
+    """A head that was stored as ONNX: `classes_`, `n_features_in_`, `predict_proba` and `predict`, nothing else."""
 
     def __init__(self, path: Path, classes: Array):
         import onnxruntime
@@ -103,6 +120,7 @@ class OnnxHead:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self.n_features_in_: int = self.session.get_inputs()[0].shape[1]
 
     def predict_proba(self, X: Array) -> Array:
         """Probabilities [row, class], float32."""
@@ -117,8 +135,8 @@ class OnnxHead:
 # ---------------------------------------------------------------- the kind
 
 
-def constructor(fixed: Mapping[str, Any]) -> Callable[..., Any]:
-    """The class that fixed.estimator names; ValueError where that is no classifier of scikit-learn."""
+def constructor(fixed: Mapping[str, object]) -> Callable[..., ClassifierMixin]:
+    """The class that fixed.estimator names. Raises ValueError where that is no classifier of scikit-learn."""
     name = fixed.get("estimator", "")
     example = 'expected a dotted name such as "sklearn.svm.SVC"'
     if not isinstance(name, str) or not re.fullmatch(r"sklearn(\.[a-z]\w*)+\.[A-Z]\w*", name):
@@ -131,14 +149,16 @@ def constructor(fixed: Mapping[str, Any]) -> Callable[..., Any]:
     known = {key: value for key, value in vars(module).items() if _is_classifier(value)}
     if class_name not in known:
         raise ValueError(f"fixed.estimator = {name!r}: no classifier of {module_name}{did_you_mean(class_name, known)}")
-    return cast(Callable[..., Any], known[class_name])
+    return known[class_name]
 
 
-def _is_classifier(value: Any) -> bool:
+def _is_classifier(value: object) -> TypeGuard[type[ClassifierMixin]]:
     return inspect.isclass(value) and issubclass(value, ClassifierMixin) and value.__module__.startswith("sklearn.")
 
 
-def make(parameters: dict[str, Any], seed: int) -> Sklearn:
+def make(parameters: Mapping[str, object], seed: int) -> Sklearn:
+    """A head that is not fitted, of the estimator that is named and its parameters. Raises ValueError or TypeError for
+    one that does not exist or is out of range."""
     remaining = dict(parameters)
     if remaining.pop("probability", False):
         raise ValueError("fixed.probability: take it out; what gives no probabilities is calibrated anyway")
@@ -146,22 +166,24 @@ def make(parameters: dict[str, Any], seed: int) -> Sklearn:
     remaining.pop("estimator")
     if not isinstance(standardize, bool):
         raise ValueError(f"fixed.standardize = {standardize!r}: expected true or false")
-    estimator = kind(**remaining)
-    estimator._validate_params()
+    estimator = construct(kind, remaining)
+    check_library_parameters(estimator)
     return Sklearn(estimator, standardize, random_state=seed)
 
 
-def save(estimator: Sklearn | OnnxHead, folder: Path) -> dict[str, Any]:
+def save(estimator: Sklearn | OnnxHead, folder: Path) -> dict[str, object]:
+    """Write the head as ONNX, head.onnx. meta.json needs no more."""
     (folder / "head.onnx").write_bytes(to_onnx(estimator, 1.0).SerializeToString())
     return {}
 
 
-def load(folder: Path, meta: dict[str, Any]) -> OnnxHead:
+def load(folder: Path, meta: HeadMeta) -> OnnxHead:
+    """The head that `save` wrote, to predict with."""
     return OnnxHead(folder / "head.onnx", np.array(meta["classes"]))
 
 
-def to_onnx(estimator: Sklearn | OnnxHead, temperature: float) -> Any:
-    """Through skl2onnx; of a head that was loaded, the stored graph with another temperature."""
+def to_onnx(estimator: Sklearn | OnnxHead, temperature: float) -> onnx.ModelProto:
+    """By skl2onnx; of a head that was loaded, the stored graph with another temperature."""
     if isinstance(estimator, Sklearn):
         return convert_with_skl2onnx(
             estimator.pipeline_, estimator.n_features_in_, len(estimator.classes_), temperature

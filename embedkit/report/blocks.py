@@ -7,24 +7,34 @@ from typing import NamedTuple
 
 
 class Heading(NamedTuple):
+    """A heading; level 1 is the report's title."""
+
     text: str
     level: int = 2
 
 
 class Text(NamedTuple):
+    """A paragraph."""
+
     text: str
 
 
 class Bullets(NamedTuple):
+    """A list of points."""
+
     lines: Sequence[str]
 
 
 class Table(NamedTuple):
-    rows: list[list[str]]  # the first is the header
+    """A table; its first row is the header."""
+
+    rows: list[list[str]]
 
 
 class Picture(NamedTuple):
-    name: str  # figures/<name>.svg and .png
+    """A picture, which lies in figures/<name>.svg and .png."""
+
+    name: str
     caption: str
 
 

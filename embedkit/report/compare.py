@@ -1,55 +1,63 @@
-"""Which of two is better, and can one tell: paired tests between results, and the paper's figures beside ours."""
+"""Paired tests between the results of a study, and a paper's printed figures beside ours."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from embedkit import stats
-from embedkit.classes import CLASSES
+from embedkit.report.document import (
+    Comparison,
+    Metric,
+    PaperComparison,
+    PaperDocument,
+    PaperRow,
+    PrintedFigure,
+    Result,
+    StudyDocument,
+)
 
 Array = npt.NDArray[np.float64]
-ResultNames = tuple[str, ...]
+Names = tuple[str, ...]  # of a result, e.g. (arm, layer, head)
 
-MAX_PAIRS = 30  # pairs that are all tested; of more, each against the best
+MAX_PAIRS = 30  # up to so many pairs are all tested; of more, those with the best result
 OVERALL_SCORES: dict[str, stats.Score] = {"wa": stats.wa, "ua": stats.ua, "macro_f1": stats.macro_f1}
 CLASS_SCORES: dict[str, stats.Score] = {"f1": stats.f1s, "recall": stats.recalls, "precision": stats.precisions}
-METRICS = (*OVERALL_SCORES, *(f"{name}.{c}" for name in CLASS_SCORES for c in CLASSES))
 
 
 def find_score(metric: str) -> stats.Score:
-    """The score behind a name: "ua", "f1.anger"."""
+    """The score of a metric's name: "ua", "f1.anger"."""
     name, _, of_class = metric.partition(".")
     return stats.select_class(CLASS_SCORES[name], of_class) if of_class else OVERALL_SCORES[name]
 
 
-def find_metric(result: Mapping[str, Any], metric: str) -> dict[str, Any]:
-    """A result's metric by that name."""
+def find_metric(result: Result, metric: str) -> Metric:
+    """A result's metric by its name: "ua", "f1.anger"."""
+    overall = {"wa": result["wa"], "ua": result["ua"], "macro_f1": result["macro_f1"]}
+    by_class = {"f1": result["f1"], "recall": result["recall"], "precision": result["precision"]}
     name, _, of_class = metric.partition(".")
-    value: dict[str, Any] = result[name][of_class] if of_class else result[name]
-    return value
+    return by_class[name][of_class] if of_class else overall[name]
 
 
 # ---------------------------------------------------------------- ours with ours
 
 
 def compare_pairs(
-    tables: Mapping[ResultNames, Array],
-    validation_ua: Mapping[ResultNames, float],
+    tables: Mapping[Names, Array],
+    validation_ua: Mapping[Names, float],
     metrics: Sequence[str],
     kinds: Sequence[str],
     only: str = "",
-) -> list[dict[str, Any]]:
+) -> list[Comparison]:
     """Paired permutation tests over speakers between results that differ in one thing only (an arm, a layer, a head).
 
-    tables: [speaker, truth, said] of each result, by its names; kinds: what each of a name's places is; merit: the mean
-    validation UA. Of more than 30 pairs, those with the best by validation are tested. All p of the table are adjusted
-    together (Holm). Results on other test rows cannot be paired, and are left out. only: pairs that
-    differ in this kind.
+    tables: confusion matrices [speaker, truth, predicted] of each result, by its names. kinds: what each of a result's
+    names names ("arm", "layer", ...). validation_ua: its mean, of each result; of more than 30 pairs, those with the
+    best result by it are tested. only: compare only pairs that differ in this kind. All p are adjusted together (Holm).
+    Results on different test rows cannot be paired and are left out.
     """
     pairs = [
         (a, b) for a, b in combinations(tables, 2) if _find_varying_kind(a, b, kinds) in ([only] if only else kinds)
@@ -76,16 +84,14 @@ def compare_pairs(
     ]
 
 
-def _find_varying_kind(a: ResultNames, b: ResultNames, kinds: Sequence[str]) -> str:
-    """The one thing in which two differ; "" where there are several."""
+def _find_varying_kind(a: Names, b: Names, kinds: Sequence[str]) -> str:
+    """The kind of name in which two results differ; "" where there are several."""
     varying = [kind for kind, x, y in zip(kinds, a, b, strict=True) if x != y]
     return varying[0] if len(varying) == 1 else ""
 
 
-def _limit_pairs(
-    pairs: list[tuple[ResultNames, ResultNames]], validation_ua: Mapping[ResultNames, float]
-) -> list[tuple[ResultNames, ResultNames]]:
-    """Of too many pairs those with the best result."""
+def _limit_pairs(pairs: list[tuple[Names, Names]], validation_ua: Mapping[Names, float]) -> list[tuple[Names, Names]]:
+    """All pairs, or of too many those with the best result."""
     if len(pairs) <= MAX_PAIRS:
         return pairs
     best = max({names for pair in pairs for names in pair}, key=lambda names: (validation_ua[names], names))
@@ -103,13 +109,12 @@ def _is_defined(a: Array, b: Array, score: stats.Score) -> bool:
 # ---------------------------------------------------------------- ours with the paper's
 
 
-def compare_paper_figures(doc: Mapping[str, Any], paper: Mapping[str, Any]) -> dict[str, Any]:
-    """The paper's figures beside ours: {source, rows: [{of, head, layer, metric, ours, paper, verdict}], between,
-    notes}.
+def compare_paper_figures(doc: StudyDocument, paper: PaperDocument) -> PaperComparison:
+    """The paper's figures beside ours.
 
-    paper: cards.Paper as a dictionary. A figure belongs to an arm ("ua", "f1.anger", "weight.anger": the mean class
-    weight) or to a corpus ("count.anger"). The verdict is "not distinguishable" unless Welch's t over folds says more;
-    of a figure without a standard deviation it says whether our interval holds it.
+    A figure belongs to an arm ("ua", "f1.anger", "weight.anger": the mean class weight) or to a corpus ("count.anger").
+    The verdict comes from Welch's t test over folds; for a figure without a standard deviation it says whether our
+    interval contains it.
     """
     rows = [row for name, figures in paper["figures"].items() for row in _tabulate_figures(doc, paper, name, figures)]
     return {
@@ -121,8 +126,8 @@ def compare_paper_figures(doc: Mapping[str, Any], paper: Mapping[str, Any]) -> d
 
 
 def _tabulate_figures(
-    doc: Mapping[str, Any], paper: Mapping[str, Any], name: str, figures: Mapping[str, Any]
-) -> Iterator[dict[str, Any]]:
+    doc: StudyDocument, paper: PaperDocument, name: str, figures: Mapping[str, PrintedFigure]
+) -> Iterator[PaperRow]:
     results = [r for r in doc["results"] if r["arm"] == name]
     for metric, figure in figures.items():
         kind, _, of_class = metric.partition(".")
@@ -134,11 +139,18 @@ def _tabulate_figures(
             continue
         for result in results:
             our_metric = find_metric(result, metric)
-            row = {"of": name, "head": result["head"], "layer": result["layer"], "metric": metric, "ours": our_metric}
-            yield {**row, "paper": figure, "verdict": _judge_figure(our_metric, figure, paper["folds"])}
+            yield {
+                "of": name,
+                "head": result["head"],
+                "layer": result["layer"],
+                "metric": metric,
+                "ours": our_metric,
+                "paper": figure,
+                "verdict": _judge_figure(our_metric, figure, paper["folds"]),
+            }
 
 
-def _find_count_or_weight(doc: Mapping[str, Any], kind: str, name: str, of_class: str) -> float | None:
+def _find_count_or_weight(doc: StudyDocument, kind: str, name: str, of_class: str) -> float | None:
     if kind == "count":
         corpus = doc["rows"].get(name)
         return None if corpus is None else float(corpus["classes"][of_class])
@@ -146,26 +158,26 @@ def _find_count_or_weight(doc: Mapping[str, Any], kind: str, name: str, of_class
     return None if of_class not in weights else float(weights[of_class])
 
 
-def _judge_figure(ours: Mapping[str, Any], figure: Mapping[str, Any], folds: int) -> str:
-    """One metric of ours, and the paper's mean with its standard deviation (ddof 1) over so many folds."""
+def _judge_figure(ours: Metric, figure: PrintedFigure, folds: int) -> str:
+    """The verdict on a paper's mean with its standard deviation (ddof 1) over so many folds, beside our metric."""
     defined = [value for value in ours["folds"] if value is not None]
     if ours["mean"] is None:
         return "not here"
-    if figure["sd"] is not None and len(defined) > 1:
+    if figure["sd"] is not None and ours["sd"] is not None:
         test = stats.welch_test(figure["mean"], figure["sd"], folds, ours["mean"], ours["sd"], len(defined))
         if test.p > 0.05:
             return f"not distinguishable from the paper's (p = {test.p:.2g})"
         return f"{'above' if test.difference > 0 else 'below'} the paper's (p = {test.p:.2g})"
     low, high = ours["interval"]["low"], ours["interval"]["high"]
-    if low is None:
+    if low is None or high is None:
         return "no interval to judge by"
     if low <= figure["mean"] <= high:
         return "not distinguishable: our interval holds the paper's"
     return f"our interval lies {'above' if low > figure['mean'] else 'below'} the paper's"
 
 
-def _compare_paper_columns(paper: Mapping[str, Any]) -> Iterator[str]:
-    """What the paper's own columns say of each other, from their printed means and standard deviations."""
+def _compare_paper_columns(paper: PaperDocument) -> Iterator[str]:
+    """The paper's own arms compared with each other, from their printed means and standard deviations."""
     n = paper["folds"]
     for a, b in combinations(paper["figures"], 2):
         for metric, first in paper["figures"][a].items():

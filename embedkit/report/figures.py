@@ -1,28 +1,30 @@
-"""Pictures of a study's document, each as SVG (for the page) and PNG (for slides). matplotlib is imported here only."""
+"""Pictures of a study, each as SVG (for the page) and PNG (for slides). Only this module imports matplotlib."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from embedkit import files
 from embedkit.classes import CLASSES
+from embedkit.report.document import KeyName, Result, StudyDocument, read_validation_ua
+from embedkit.stats import IntervalDocument
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-Doc = Mapping[str, Any]
-Result = Mapping[str, Any]
+    from matplotlib.typing import RcKeyType
 
 COLOURS = {"anger": "#c2384a", "happiness": "#b98200", "neutral": "#6b7280", "sadness": "#2f6fb7"}
 INK, ACCENT, FAINT = "#1c2530", "#1f5fa8", "#d5dce4"
-MAX_PANELS = 6  # in one picture; more are left to the tables
-STYLE: Any = {
+KEYS: tuple[KeyName, ...] = ("part", "arm", "layer", "head")
+MAX_PANELS = 6  # in one picture; the tables have the rest
+STYLE: dict[RcKeyType, object] = {
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.titlelocation": "left",
@@ -31,13 +33,13 @@ STYLE: Any = {
     "text.color": INK,
     "xtick.color": "#4a5868",
     "ytick.color": "#4a5868",
-    "svg.hashsalt": "embedkit",  # the same bytes for the same figures
+    "svg.hashsalt": "embedkit",  # the same figures give the same bytes
     "svg.fonttype": "path",
 }
 
 
-def draw_figures(doc: Doc, folder: Path) -> dict[str, bytes]:
-    """Write figures/<name>.svg and .png of every picture that the document calls for; returns each one's SVG."""
+def draw_figures(doc: StudyDocument, folder: Path) -> dict[str, bytes]:
+    """Write <folder>/<name>.svg and .png of every picture that the study has data for; returns each one's SVG."""
     import matplotlib
 
     drawn = {}
@@ -63,7 +65,7 @@ def _make_figure(width: float, height: float) -> Figure:
 
 
 def _make_panels(count: int, size: float, *, share: bool = False) -> tuple[Figure, list[Axes]]:
-    """A row (or two) of square panels."""
+    """Square panels, at most three in a row."""
     across = min(count, 3)
     down = -(-count // across)
     figure = _make_figure(size * across + 0.3, size * down + 0.2)
@@ -79,25 +81,25 @@ def _clean_axes(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def _label_result(doc: Doc, result: Result) -> str:
-    """What sets a result apart from the others."""
-    keys = [key for key in ("part", "arm", "layer", "head") if len({str(r.get(key)) for r in doc["results"]}) > 1]
-    words = [f"layer {result[k]}" if k == "layer" else str(result[k]) for k in keys]
+def _label_result(doc: StudyDocument, result: Result) -> str:
+    """Those of a result's names that differ between results."""
+    keys = [key for key in KEYS if len({str(r.get(key)) for r in doc["results"]}) > 1]
+    words = [f"layer {result['layer']}" if key == "layer" else str(result.get(key)) for key in keys]
     return ", ".join(words) or str(result["head"])
 
 
-def _read_interval(interval: Mapping[str, Any]) -> tuple[float, float, float]:
-    """(estimate, low, high); without an interval all three are the estimate."""
-    middle, ends = interval["estimate"], (interval["low"], interval["high"])
-    low, high = (middle if end is None else end for end in ends)
+def _read_interval(interval: IntervalDocument) -> tuple[float, float, float]:
+    """(estimate, low, high); without an interval all three are the estimate. NaN where the score is not defined."""
+    middle = math.nan if interval["estimate"] is None else interval["estimate"]
+    low, high = (middle if end is None else end for end in (interval["low"], interval["high"]))
     return middle, low, high
 
 
 # ---------------------------------------------------------------- the pictures
 
 
-def draw_scores(doc: Doc) -> Figure | None:
-    """UA of every result, a dot and its interval; chance as a line."""
+def draw_scores(doc: StudyDocument) -> Figure | None:
+    """UA of every result as a dot with its interval; the chance level as a line."""
     results = doc["results"][:60]
     figure = _make_figure(7.2, 0.75 + 0.26 * len(results))
     axes = figure.subplots()
@@ -118,8 +120,8 @@ def draw_scores(doc: Doc) -> Figure | None:
     return figure
 
 
-def draw_dose(doc: Doc) -> Figure | None:
-    """F1 of each class and UA against the share of the one corpus that is mixed in; a panel a head."""
+def draw_dose(doc: StudyDocument) -> Figure | None:
+    """F1 of each class and UA against the share of the other corpus in training; one panel for each head."""
     mixes = {arm: mix for arm, mix in doc["arms"].items() if len(mix) < 2}
     corpora = {corpus for mix in mixes.values() for corpus in mix}
     if len(corpora) != 1 or len(mixes) < 3:
@@ -156,9 +158,9 @@ def _draw_dose_panel(axes: Axes, results: Sequence[Result], shares: Sequence[flo
     _clean_axes(axes)
 
 
-def draw_confusion(doc: Doc) -> Figure | None:
-    """What was said of what, for the best layer and head (by validation) in each arm."""
-    best = max(doc["results"], key=lambda r: r["validation_ua"]["mean"])
+def draw_confusion(doc: StudyDocument) -> Figure | None:
+    """The confusion matrix of the best layer and head (by validation UA) in each arm."""
+    best = max(doc["results"], key=read_validation_ua)
     shown = [r for r in doc["results"] if (r["layer"], r["head"]) == (best["layer"], best["head"])][:MAX_PANELS]
     figure, panels = _make_panels(len(shown), 3.3)
     for axes, result in zip(panels, shown, strict=True):
@@ -171,51 +173,49 @@ def draw_confusion(doc: Doc) -> Figure | None:
             axes.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if share > 0.55 else INK)
         axes.set_xticks(range(len(CLASSES)), CLASSES, rotation=30, ha="right")
         axes.set_yticks(range(len(CLASSES)), CLASSES)
-        axes.set(xlabel="said", ylabel="truth", title=_make_title(doc, result))
+        axes.set(xlabel="predicted", ylabel="truth", title=_make_title(doc, result))
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
     return figure
 
 
-def _make_title(doc: Doc, result: Result) -> str:
+def _make_title(doc: StudyDocument, result: Result) -> str:
     arms = result["arm"] if len(doc["arms"]) > 1 else ""
     return ", ".join(word for word in (str(result.get("part", "")), arms, result["head"]) if word)
 
 
-def draw_reliability(doc: Doc) -> Figure | None:
-    """Accuracy against confidence, as trained and with the temperature; a panel a head, its best arm and layer."""
+def draw_reliability(doc: StudyDocument) -> Figure | None:
+    """Accuracy against confidence, as trained and with the temperature; a panel for each head (best arm and layer)."""
     best: dict[str, Result] = {}
-    for result in sorted(doc["results"], key=lambda r: -r["validation_ua"]["mean"]):
+    for result in sorted(doc["results"], key=read_validation_ua, reverse=True):
         best.setdefault(result["head"], result)
     shown = [best[head] for head in dict.fromkeys(r["head"] for r in doc["results"])][:MAX_PANELS]
     figure, panels = _make_panels(len(shown), 3.2, share=True)
     for axes, result in zip(panels, shown, strict=True):
         axes.plot([0, 1], [0, 1], color="#8a97a6", linewidth=0.8, linestyle=":")
-        bins = result["calibration"]["before"]["reliability"]
+        before, after = result["calibration"]["before"], result["calibration"]["after"]
+        bins = before["reliability"]
         largest = max(b["count"] for b in bins)
         for b in bins:
             axes.bar(b["low"], 0.25 * b["count"] / largest, b["high"] - b["low"], align="edge", color=FAINT)
-        for when, line in (("after", "--"), ("before", "-")):
-            filled_bins = [b for b in result["calibration"][when]["reliability"] if b["count"] >= 5]
+        for stage, line in ((after, "--"), (before, "-")):
+            filled_bins = [b for b in stage["reliability"] if b["count"] >= 5]
             confidence, accuracy = [b["confidence"] for b in filled_bins], [b["accuracy"] for b in filled_bins]
             axes.plot(confidence, accuracy, line, marker="o", markersize=3, color=ACCENT, linewidth=1.4)
-        error = result["calibration"]
-        title = (
-            f"{result['head']}: ECE {error['before']['ece']['pooled']:.3f}, then {error['after']['ece']['pooled']:.3f}"
-        )
+        title = f"{result['head']}: ECE {before['ece']['pooled']:.3f}, then {after['ece']['pooled']:.3f}"
         axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", title=title)
         _clean_axes(axes)
     panels[0].set_ylabel("accuracy")
     return figure
 
 
-def draw_pareto(doc: Doc) -> Figure | None:
+def draw_pareto(doc: StudyDocument) -> Figure | None:
     """UA against the encoder's bytes; the best head of each encoder."""
     sizes = doc.get("encoder_bytes", {})
     if len(sizes) < 2:
         return None
     best: dict[str, Result] = {}
-    for result in sorted(doc["results"], key=lambda r: -r["validation_ua"]["mean"]):
+    for result in sorted(doc["results"], key=read_validation_ua, reverse=True):
         best.setdefault(result["encoder"], result)
     points = sorted(((sizes[e], r) for e, r in best.items() if e in sizes), key=lambda point: point[0])
     figure = _make_figure(6.4, 4.0)
@@ -225,15 +225,15 @@ def draw_pareto(doc: Doc) -> Figure | None:
         axes.plot([size / 1e6] * 2, [low, high], color=ACCENT, linewidth=1.2, alpha=0.6)
         axes.plot(size / 1e6, middle, "o", color=ACCENT, markersize=6)
         axes.annotate(f"  {result['encoder']} ({result['head']})", (size / 1e6, middle), fontsize=8, va="bottom")
-    front = [(s, r["ua"]["pooled"]) for s, r in points]
-    front = [(s, ua) for s, ua in front if all(other < ua for size, other in front if size < s)]
-    axes.plot([s / 1e6 for s, _ in front], [ua for _, ua in front], color=INK, linewidth=0.8, zorder=0)
+    scores = [(size, ua) for size, result in points if (ua := result["ua"]["pooled"]) is not None]
+    front = [(size, ua) for size, ua in scores if all(other < ua for smaller, other in scores if smaller < size)]
+    axes.plot([size / 1e6 for size, _ in front], [ua for _, ua in front], color=INK, linewidth=0.8, zorder=0)
     axes.set(xscale="log", xlabel="encoder's weights in float32 (million bytes)", ylabel="UA")
     _clean_axes(axes)
     return figure
 
 
-MAKERS: dict[str, Callable[[Doc], Figure | None]] = {
+MAKERS: dict[str, Callable[[StudyDocument], Figure | None]] = {
     "scores": draw_scores,
     "dose": draw_dose,
     "pareto": draw_pareto,

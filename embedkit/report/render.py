@@ -1,4 +1,4 @@
-"""Sections as plain text, as Markdown, and as one HTML page that needs nothing beside it."""
+"""Sections as plain text, as Markdown, and as one HTML page that needs no other file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from embedkit.report.blocks import Block, Bullets, Heading, Picture, Table
 
 
 def render_text(blocks: Sequence[Block]) -> str:
-    """For a terminal: no pictures, an empty line around tables."""
+    """Blocks for a terminal: without pictures, tables between empty lines."""
     lines: list[str] = []
     for block in blocks:
         if isinstance(block, Table):
@@ -24,6 +24,7 @@ def render_text(blocks: Sequence[Block]) -> str:
 
 
 def render_markdown(blocks: Sequence[Block]) -> str:
+    """Blocks as Markdown; pictures link to figures/<name>.svg."""
     return "\n\n".join(_render_markdown_block(block) for block in blocks) + "\n"
 
 
@@ -40,7 +41,7 @@ def _render_markdown_block(block: Block) -> str:
 
 
 def align_grid(rows: Sequence[Sequence[str]], bar: str = "") -> str:
-    """Rows under their header; with bar = "|" as a Markdown table."""
+    """Rows with aligned columns, the header first; with bar = "|" as a Markdown table."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
     if not bar:
@@ -88,7 +89,7 @@ _PAGE = """<!doctype html>
 
 
 def render_html(blocks: Sequence[Block], pictures: Mapping[str, bytes]) -> str:
-    """One page with everything in it; pictures: the SVG of each by its name."""
+    """Blocks as one HTML page with everything in it; pictures: each one's SVG by its name."""
     title = next(block.text for block in blocks if isinstance(block, Heading))
     parts = [_render_html_block(block, pictures) for block in blocks]
     chapters = [block.text for block in blocks if isinstance(block, Heading) and block.level == 2]
@@ -125,14 +126,15 @@ def _render_html_table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _render_html_cell(text: str) -> str:
-    """A score's interval stands under it, and only long words are broken into lines."""
+    """A table's cell: the interval of a score stands under it, and only long texts wrap."""
     if score := re.fullmatch(r"(0\.\d+|1\.0+)( ± [\d.]+)? (\(.+\))", text):
         return f"<td>{score[1]}{score[2] or ''}<br><small>{escape(score[3])}</small></td>"
     return f'<td class="words">{escape(text)}</td>' if len(text) > 40 else f"<td>{escape(text)}</td>"
 
 
 def _make_anchor(heading: str) -> str:
-    """
+    """The id of a heading, for links.
+
     >>> _make_anchor("Recall and precision")
     'recall-and-precision'
     """

@@ -6,11 +6,14 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from embedkit.audio import RATE
 from embedkit.classes import CLASSES
 from embedkit.errors import ModelError
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 FORMAT = "1"  # of the file's interface: inputs, outputs, metadata
 INPUTS = {"signal", "lengths"}
@@ -56,7 +59,7 @@ def read_verified(path: Path) -> bytes:
     return model
 
 
-def load(path: Path, threads: int | None = None) -> tuple[Any, dict[str, str]]:
+def load(path: Path, threads: int | None = None) -> tuple[onnxruntime.InferenceSession, dict[str, str]]:
     """An onnxruntime session on a verified file, and its metadata. threads: None takes every core.
 
     Raises ModelError, in one line, where the file is missing, damaged or not by this version of embedkit.
@@ -75,8 +78,8 @@ def load(path: Path, threads: int | None = None) -> tuple[Any, dict[str, str]]:
     return session, meta
 
 
-def make_session_options(threads: int | None = None) -> Any:
-    """onnxruntime's SessionOptions under which a file gives what it says. threads: None takes every core.
+def make_session_options(threads: int | None = None) -> onnxruntime.SessionOptions:
+    """The settings under which a file gives the results that it was certified with. threads: None takes every core.
 
     By default onnxruntime rounds the activations in front of 8-bit weights to 8 bits too (its accuracy level 4). That
     changes logits by 0.01 and is not what browsers do; level 1 computes in float and takes some 7 % longer.
@@ -98,7 +101,7 @@ def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _check_interface(path: Path, session: Any, meta: dict[str, str]) -> None:
+def _check_interface(path: Path, session: onnxruntime.InferenceSession, meta: dict[str, str]) -> None:
     """ModelError unless labels, rate, inputs and outputs are those that the runtime relies on."""
     expected = {"embedkit.format": FORMAT, "embedkit.rate": str(RATE)}
     for key, value in expected.items():
@@ -126,7 +129,8 @@ def _find_digest(model: bytes) -> slice:
     return slice(*entries[0].span(1))
 
 
-def _parse_json(text: str) -> Any:
+def _parse_json(text: str) -> object:
+    """The value of a JSON text, None of what is none."""
     try:
         return json.loads(text)
     except ValueError:

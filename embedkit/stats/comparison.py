@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
-from embedkit.stats.intervals import compute_interval
+from embedkit.stats.intervals import IntervalDocument, compute_interval
 from embedkit.stats.scores import Array, Score, ua, wa
 
-EXACT_UP_TO = 14  # speakers whose 2^G swaps are all tried
-MAX_SWAPS = 9_999  # swaps of a permutation test that cannot be exact
+EXACT_UP_TO = 14  # speakers: up to so many, all 2^G swaps are tried
+MAX_SWAPS = 9_999  # random swaps of a permutation test with more speakers
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Comparison:
     """A paired permutation test over clusters.
 
     difference: score of a minus score of b. p: two-sided. smallest: the least p that the test could have given.
-    exact: all swaps were tried; n: how many were.
+    exact: whether all swaps were tried. n: how many swaps were tried.
     """
 
     difference: float
@@ -33,14 +33,15 @@ class Comparison:
 
 
 def permutation_test(a: Array, b: Array, score: Score = ua, draws: int = MAX_SWAPS, seed: int = 0) -> Comparison:
-    """Are a and b exchangeable? `tables` [cluster, truth, said] of two arms, heads or encoders on the same utterances.
+    """Test whether a and b, two arms, heads or encoders on the same utterances, are exchangeable.
 
-    If they are, then whose predictions are whose is a coin's toss for each speaker; so whole speakers are swapped and
-    the absolute difference of the two scores is compared with the one seen. With at most 14 speakers every swap is
-    tried, and p is at least 2 / 2^G; with more, `draws` of them, and p = (1 + hits) / (1 + draws) (Phipson & Smyth,
-    Statistical Applications in Genetics and Molecular Biology 9(1), 2010).
-    Raises ValueError where the two do not hold as many utterances of each class and speaker, or the score is not
-    defined on them.
+    a and b: confusion matrices [cluster, truth, predicted]. If they are exchangeable, swapping the predictions of a
+    whole speaker changes nothing systematically; so speakers are swapped, and the absolute difference of the two scores
+    is compared with the observed one. With at most 14 speakers every swap is tried, and p is at least 2 / 2^G; with
+    more, `draws` random ones, and p = (1 + hits) / (1 + draws) (Phipson & Smyth, Statistical Applications in Genetics
+    and Molecular Biology 9(1), 2010).
+    Raises ValueError where the two do not have the same number of utterances of each class and speaker, or the score is
+    not defined on them.
     """
     if a.shape != b.shape or not np.allclose(a.sum(-1), b.sum(-1)):
         raise ValueError("a paired test wants the same utterances of the same speakers on both sides")
@@ -48,13 +49,13 @@ def permutation_test(a: Array, b: Array, score: Score = ua, draws: int = MAX_SWA
     observed = float(score(a.sum(0)) - score(b.sum(0)))
     if np.isnan(observed):
         raise ValueError("the score is not defined on these utterances: the class is neither present nor predicted")
-    if exact:  # a swap and its complement differ in sign only: the last speaker can stay
+    if exact:  # a swap and its complement differ only in sign, so the last speaker need not be swapped
         swaps = (np.arange(2 ** (count - 1))[:, None] >> np.arange(count)) & 1
     else:
         swaps = np.random.default_rng(seed).integers(0, 2, (draws, count))
     moved = (swaps.astype(float) @ (b - a).reshape(count, -1)).reshape(-1, *a.shape[1:])
     swapped = score(a.sum(0) + moved) - score(b.sum(0) - moved)
-    # Ties are hits, and so is a swap without the class; the slack takes up rounding, far below what one clip moves.
+    # Ties are hits, and so is a swap where the score is undefined; 1e-10 allows for rounding, far below one clip.
     hits = int((~(np.abs(swapped) < abs(observed) - 1e-10)).sum())
     n, least = len(swaps), 2.0 ** (1 - count)
     if exact:
@@ -63,7 +64,7 @@ def permutation_test(a: Array, b: Array, score: Score = ua, draws: int = MAX_SWA
 
 
 def holm(p: npt.ArrayLike) -> Array:
-    """p values [test] adjusted for their number, in their order (Holm, Scand. J. Statistics 6, 1979).
+    """p values [test] adjusted for multiple tests, in the given order (Holm, Scand. J. Statistics 6, 1979).
 
     >>> holm([0.01, 0.04, 0.03]).round(2).tolist()
     [0.03, 0.06, 0.06]
@@ -76,7 +77,7 @@ def holm(p: npt.ArrayLike) -> Array:
 
 
 def verdict(test: Comparison, a: str = "A", b: str = "B", p: float | None = None, alpha: float = 0.05) -> str:
-    """The verdict in words; p: the adjusted one, where there is one.
+    """The outcome of a test in words. a, b: what the two are called. p: the adjusted p, where there is one.
 
     >>> verdict(Comparison(0.03, 0.008, 0.002, 10, True, 1024), "+ CREMA-D", "IEMOCAP")
     '+ CREMA-D above IEMOCAP (p = 0.008)'
@@ -92,21 +93,64 @@ def verdict(test: Comparison, a: str = "A", b: str = "B", p: float | None = None
     return "not distinguishable"
 
 
-def compare_ways(by_way: Mapping[str, Array], against: str) -> dict[str, Any]:
-    """{ways: {way: {wa, ua}}, comparisons: [...]} of confusion matrices by speaker, each way in UA with one of them.
+class WayDocument(TypedDict):
+    """The scores of one way to predict the same test rows."""
 
-    Intervals are 95 %, by speaker; tests are paired permutations over speakers, with Holm's p.
+    wa: IntervalDocument
+    ua: IntervalDocument
+
+
+class WayComparison(TypedDict):
+    """One way tested against another; see `Comparison`. `p` is adjusted (Holm)."""
+
+    score: str
+    way: str
+    against: str
+    difference: float
+    p: float
+    smallest: float
+    clusters: int
+    exact: bool
+    n: int
+    verdict: str
+
+
+class WaysDocument(TypedDict):
+    """Ways to predict the same test rows, their scores, and tests against one of them; part of a certificate."""
+
+    ways: dict[str, WayDocument]
+    comparisons: list[WayComparison]
+
+
+def compare_ways(by_way: Mapping[str, Array], against: str) -> WaysDocument:
+    """WA and UA of each way with their intervals, and each way's UA tested against the way `against`.
+
+    by_way: confusion matrices [speaker, truth, predicted] of each way. Intervals are 95 %, by speaker; tests are paired
+    permutations over speakers, their p adjusted (Holm).
     """
-    scores: dict[str, Score] = {"wa": wa, "ua": ua}
-    ways = {
-        name: {key: asdict(compute_interval(table, score)) for key, score in scores.items()}
-        for name, table in by_way.items()
+    ways: dict[str, WayDocument] = {
+        name: {
+            "wa": compute_interval(matrices, wa).to_document(),
+            "ua": compute_interval(matrices, ua).to_document(),
+        }
+        for name, matrices in by_way.items()
     }
     others = [name for name in by_way if name != against]
     tests = [permutation_test(by_way[name], by_way[against]) for name in others]
-    comparisons = [
-        {"score": "ua", "way": name, "against": against, **asdict(test), "p": float(p),
-         "verdict": verdict(test, name, against, float(p))}
-        for name, test, p in zip(others, tests, holm([test.p for test in tests]), strict=True)
-    ]  # fmt: skip
+    adjusted: list[float] = holm([test.p for test in tests]).tolist()
+    comparisons: list[WayComparison] = [
+        {
+            "score": "ua",
+            "way": name,
+            "against": against,
+            "difference": test.difference,
+            "p": p,
+            "smallest": test.smallest,
+            "clusters": test.clusters,
+            "exact": test.exact,
+            "n": test.n,
+            "verdict": verdict(test, name, against, p),
+        }
+        for name, test, p in zip(others, tests, adjusted, strict=True)
+    ]
     return {"ways": ways, "comparisons": comparisons}

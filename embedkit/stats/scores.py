@@ -1,11 +1,7 @@
-"""How sure a figure is: intervals and tests by speaker, variance by fold and seed. Only numpy; scipy inside functions.
+"""Confusion matrices by speaker, and scores as functions of confusion matrices [..., truth, predicted]. Only numpy.
 
-Clips of one speaker resemble each other, so the speaker, not the clip, is the unit that is drawn. Everything starts
-from `tables`: one confusion matrix a speaker, [speaker, truth, said]. A score is a function of confusion matrices
-[..., truth, said], and every resampling is a product of weights with the tables, so nothing here is slow.
-
-An interval tells how the score would vary over other speakers for heads trained as these were. It does not tell what
-other training speakers would do: the folds of one corpus share theirs.
+Scores take any number of matrices at once, so a resampling of speakers is one call. They give NaN where they are not
+defined (a class that is neither present nor predicted).
 """
 
 from __future__ import annotations
@@ -19,14 +15,14 @@ from embedkit.classes import CLASSES
 
 Array = npt.NDArray[np.float64]
 ClassLabels = Sequence[str] | npt.NDArray[np.str_]
-Score = Callable[[Array], Array]  # confusion matrices [..., truth, said] -> [...]
+Score = Callable[[Array], Array]  # confusion matrices [..., truth, predicted] -> [...]
 
 
 def confusion_by_cluster(y: ClassLabels, predicted: npt.ArrayLike, clusters: npt.ArrayLike) -> Array:
-    """One confusion matrix a cluster (speaker), [cluster, truth, said], classes in the order of CLASSES.
+    """One confusion matrix per cluster (speaker), [cluster, truth, predicted], classes in the order of CLASSES.
 
-    y and clusters [row]; predicted [row], or [seed, row]: then the mean of the seeds' matrices, so that seeds weigh
-    alike and two heads with unlike numbers of seeds can be compared. Clusters are in sorted order.
+    y and clusters [row]; predicted [row], or [seed, row]: then the mean of the seeds' matrices, so that all seeds weigh
+    the same and heads with different numbers of seeds can be compared. Clusters are in sorted order.
     Raises ValueError for no rows, unequal lengths, or a label that is no class.
     """
     cluster_of_row, predicted_labels = np.asarray(clusters), np.atleast_2d(np.asarray(predicted))
@@ -41,7 +37,7 @@ def confusion_by_cluster(y: ClassLabels, predicted: npt.ArrayLike, clusters: npt
 
 
 def _encode_classes(class_names: npt.ArrayLike) -> npt.NDArray[np.intp]:
-    """Index of each word in CLASSES, in the words' shape."""
+    """The index in CLASSES of each name, in the shape of class_names."""
     labels = np.asarray(class_names)
     names, where = np.unique(labels, return_inverse=True)
     if unknown := sorted({str(name) for name in names} - set(CLASSES)):
@@ -50,17 +46,17 @@ def _encode_classes(class_names: npt.ArrayLike) -> npt.NDArray[np.intp]:
 
 
 def wa(t: Array) -> Array:
-    """Share of rows that are right; NaN for an empty matrix."""
+    """Weighted accuracy: the share of rows that are right, 0..1; NaN for an empty matrix."""
     return _divide_defined(_count_hits(t).sum(-1), t.sum((-1, -2)))
 
 
 def ua(t: Array) -> Array:
-    """Mean of the recalls of the classes present in the truth."""
+    """Unweighted accuracy: the mean of the recalls of the classes present in the truth, 0..1."""
     return _average_defined(recalls(t))
 
 
 def macro_f1(t: Array) -> Array:
-    """Mean of the F1 of the classes present or predicted."""
+    """Mean of the F1 of the classes that are present or predicted, 0..1."""
     return _average_defined(f1s(t))
 
 
@@ -80,7 +76,7 @@ def f1s(t: Array) -> Array:
 
 
 def select_class(score: Score, name: str) -> Score:
-    """One class of `recalls`, `precisions` or `f1s` as a score of its own."""
+    """The score of one class, from `recalls`, `precisions` or `f1s`."""
     column = CLASSES.index(name)
     return lambda t: np.asarray(score(t)[..., column])
 
@@ -94,6 +90,6 @@ def _divide_defined(top: Array, bottom: Array) -> Array:
 
 
 def _average_defined(values: Array) -> Array:
-    """Mean over the last axis of what is not NaN."""
+    """Mean over the last axis of the values that are not NaN."""
     defined = ~np.isnan(values)
     return _divide_defined(np.where(defined, values, 0.0).sum(-1), defined.sum(-1).astype(float))

@@ -1,4 +1,4 @@
-"""Where scores vary: folds against seeds, and two sets of folds against each other."""
+"""Variance of scores over folds and seeds, and tests of two printed means or standard deviations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class VarianceComponents:
-    """Variance of a score that is due to the fold, to the seed, and to the rest (their interplay, and noise)."""
+    """Variance of a score that is due to the fold, to the seed, and to the rest (their interaction, and noise)."""
 
     fold: float
     seed: float
@@ -18,7 +18,7 @@ class VarianceComponents:
 
     @property
     def shares(self) -> dict[str, float]:
-        """{fold, seed, rest}, of 1; all 0 where nothing varies."""
+        """The shares {fold, seed, rest} of the whole variance, 0..1; all 0 where nothing varies."""
         total = self.fold + self.seed + self.rest
         parts = {"fold": self.fold, "seed": self.seed, "rest": self.rest}
         return {name: part / total if total else 0.0 for name, part in parts.items()}
@@ -42,7 +42,7 @@ def estimate_components(scores: npt.ArrayLike) -> VarianceComponents:
 
 @dataclass(frozen=True)
 class VarianceRatioTest:
-    """Two standard deviations compared: changes are relative to the first (-0.32: 32 % lower)."""
+    """An F test of two standard deviations; changes are relative to the first (-0.32: 32 % lower)."""
 
     sd_change: float
     variance_change: float
@@ -51,7 +51,7 @@ class VarianceRatioTest:
     p: float  # two-sided
 
     def format_sentence(self, alpha: float = 0.05) -> str:
-        """What changed, sd and variance apart, and whether chance explains it."""
+        """The change of the standard deviation and of the variance, and whether it is significant."""
         outcome = "not distinguishable" if self.p > alpha else "distinguishable"
         return (
             f"standard deviation {self.sd_change:+.0%}, variance {self.variance_change:+.0%}; "
@@ -60,9 +60,9 @@ class VarianceRatioTest:
 
 
 def compare_variance(sd_a: float, n_a: int, sd_b: float, n_b: int) -> VarianceRatioTest:
-    """F test of two standard deviations (ddof 1) over n values each. It takes the values as normal and independent.
+    """F test of two standard deviations (ddof 1) over n values each, taken as normal and independent.
 
-    >>> compare_variance(0.031, 5, 0.021, 5).sentence()
+    >>> compare_variance(0.031, 5, 0.021, 5).format_sentence()
     'standard deviation -32%, variance -54%; F(4,4) = 2.18, p = 0.47: not distinguishable'
 
     Raises ValueError for a standard deviation of 0 or fewer than 2 values.
@@ -81,27 +81,24 @@ def compare_variance(sd_a: float, n_a: int, sd_b: float, n_b: int) -> VarianceRa
 
 @dataclass(frozen=True)
 class WelchTest:
-    """Two means compared: difference b - a, and Welch's t."""
+    """Welch's t test of two means; the difference is b - a."""
 
     difference: float
     t: float
-    degrees: float
     p: float  # two-sided
 
 
 def welch_test(mean_a: float, sd_a: float, n_a: int, mean_b: float, sd_b: float, n_b: int) -> WelchTest:
-    """Welch's t test of two means from printed figures (sd with ddof 1), as for a paper that shows no more.
+    """Welch's t test of two means from printed figures (sd with ddof 1), for a paper that shows no more than these.
 
-    Not paired and over folds that share training rows, so a rough guide; `permutation` is the test of our own figures.
+    It is not paired, and folds share training rows, so it is a rough guide; for our own results see `permutation_test`.
     Raises ValueError where neither side varies or has fewer than 2 values.
     """
-    from scipy import special
+    from scipy.stats import ttest_ind_from_stats
 
     if min(sd_a, sd_b) < 0 or sd_a == sd_b == 0 or min(n_a, n_b) < 2:
         raise ValueError(
             f"expected standard deviations above 0 of at least 2 values; got {sd_a}, {sd_b} of {n_a}, {n_b}"
         )
-    a, b = sd_a**2 / n_a, sd_b**2 / n_b
-    t = (mean_b - mean_a) / np.sqrt(a + b)
-    degrees = (a + b) ** 2 / (a**2 / (n_a - 1) + b**2 / (n_b - 1))
-    return WelchTest(mean_b - mean_a, float(t), float(degrees), 2 * float(special.stdtr(degrees, -abs(t))))
+    test = ttest_ind_from_stats(mean_b, sd_b, n_b, mean_a, sd_a, n_a, equal_var=False)
+    return WelchTest(mean_b - mean_a, float(test.statistic), float(test.pvalue))

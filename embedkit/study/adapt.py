@@ -1,6 +1,6 @@
-"""Features of several corpora and speakers on one footing: normalisation, and CORAL. Only numpy.
+"""Normalisation of features by corpus or speaker, and alignment of corpora (CORAL). Only numpy.
 
-Everything is fitted on clean rows; what is fitted is applied to augmented views too.
+Everything is fitted on the clean view and applied to augmented views too.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ Words = npt.NDArray[np.str_]
 def measure_moments(x: Features) -> tuple[Array, Array]:
     """Mean and standard deviation (ddof 0; 1 where a column is constant) of rows [row, dim]."""
     wide = x.astype(np.float64)
-    spread = wide.std(0)
-    return wide.mean(0), np.where(spread > 1e-9, spread, 1.0)
+    sd = wide.std(0)
+    return wide.mean(0), np.where(sd > 1e-9, sd, 1.0)
 
 
 def coral(source: Features, target: Features) -> tuple[Array, Array]:
-    """(matrix [dim, dim], shift [dim]) so that source @ matrix + shift has the target's mean, about its covariance.
+    """(matrix [dim, dim], shift [dim]): source @ matrix + shift has the target's mean and about its covariance.
 
-    CORAL (Sun, Feng, Saenko, AAAI 2016, algorithm 1): both sides are standardised, as there, C = cov + I of each, and
-    A = Cs^(-1/2) Ct^(1/2); the result is put back on the target's scale. The I keeps directions apart that few rows
-    show, so the covariances come near each other without being equal.
+    CORAL (Sun, Feng, Saenko, AAAI 2016, algorithm 1): both sides are standardised, as there; C = cov + I of each, and
+    A = Cs^(-1/2) Ct^(1/2); the result is put back on the target's scale. The I regularises directions with little
+    variance, so the covariances become similar, not equal.
     """
     (mean_s, sd_s), (mean_t, sd_t) = measure_moments(source), measure_moments(target)
     whiten = _raise_covariance((source - mean_s) / sd_s, -0.5)
@@ -46,9 +46,9 @@ def _raise_covariance(z: Features, exponent: float) -> Array:
 
 @dataclass(frozen=True)
 class Adaptation:
-    """What a fit's training rows say about the scale of features; `apply` brings any rows to it.
+    """The scaling and the alignment of a fit's features; `apply` takes any rows.
 
-    scale: group -> (mean, standard deviation), by a row's group; "" is every other row's.
+    scale: group -> (mean, standard deviation) [dim]; "" is for rows of any other group.
     alignment: corpus -> (matrix, shift): how a mixed-in corpus is aligned to the study's own, after scaling.
     """
 
@@ -56,26 +56,26 @@ class Adaptation:
     alignment: dict[str, tuple[Array, Array]]
 
     def apply(self, x: Features, groups: Words, corpora: Words) -> npt.NDArray[np.float32]:
-        """x [row, view, dim] of rows with these groups and corpora [row]."""
+        """Scale and align x [row, view, dim], whose rows have these groups and corpora [row]."""
         out = x.astype(np.float32)
         for group in np.unique(groups) if self.scale else []:
-            mean, spread = self.scale.get(str(group), self.scale[""])
-            mine = groups == group
-            out[mine] = (out[mine] - mean.astype(np.float32)) / spread.astype(np.float32)
+            mean, sd = self.scale.get(str(group), self.scale[""])
+            rows = groups == group
+            out[rows] = (out[rows] - mean.astype(np.float32)) / sd.astype(np.float32)
         for corpus, (matrix, shift) in self.alignment.items():
-            mine = corpora == corpus
-            out[mine] = out[mine] @ matrix.astype(np.float32) + shift.astype(np.float32)
+            rows = corpora == corpus
+            out[rows] = out[rows] @ matrix.astype(np.float32) + shift.astype(np.float32)
         return out
 
 
 def fit(
     x: Features, train: Rows, corpora: Words, speakers: Words, *, normalise: str, align: str, study_corpus: str
 ) -> Adaptation:
-    """Fit on clean features x [row, dim] of all rows of a study, of which `train` train; study_corpus: its own.
+    """Fit an adaptation on clean features x [row, dim] of all rows of a study, of which `train` are training rows.
 
-    normalise: "none"; "global": by all training rows; "corpus": by the training rows of the row's corpus (one that does
-    not train: by all training rows); "speaker": by all rows of the row's speaker, **those that are tested too**.
-    align: "none"; "coral": each corpus that is mixed in, to the training rows of the study's own.
+    normalise: "none"; "global": by all training rows; "corpus": by the training rows of the row's corpus (of a corpus
+    that only tests: by all training rows); "speaker": by all rows of the row's speaker, **its test rows too**.
+    align: "none"; "coral": each corpus that is mixed in, to the training rows of study_corpus, the study's own.
     """
     scale = {}
     if normalise != "none":
@@ -95,5 +95,5 @@ def fit(
 
 
 def assign_scale_groups(normalise: str, corpora: Words, speakers: Words) -> Words:
-    """[row]: whose statistics scale a row."""
+    """[row]: the group whose statistics scale a row; "" where all rows are in one group."""
     return {"corpus": corpora, "speaker": speakers}.get(normalise, np.full(len(corpora), ""))

@@ -1,19 +1,26 @@
-"""A finished study, for those who use its heads."""
+"""Finished studies: their results, their heads, and the head for use that is trained on all rows."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
 from embedkit import cards, heads
 from embedkit.errors import StudyError, did_you_mean
+from embedkit.report.document import Result, read_validation_ua
 from embedkit.study.fit import FoldTrainer
-from embedkit.study.folder import head_folder, list_differences, read_list, read_predictions
+from embedkit.study.folder import (
+    head_folder,
+    list_differences,
+    read_fit_records,
+    read_predictions,
+    read_search_entries,
+)
 from embedkit.study.plan import ALL_ROWS, Fit, Layer, StudyPlan
 from embedkit.study.planning import plan_study
 from embedkit.workspace import Workspace
@@ -23,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class ResultChoice(NamedTuple):
-    """One result of a study."""
+    """The names of one result of a study."""
 
     arm: str
     head: str
@@ -32,29 +39,34 @@ class ResultChoice(NamedTuple):
 
 @dataclass(frozen=True)
 class CompletedStudy:
-    """A study that has its results. `plan` has its cards, caches (`plan.sources[corpus].path`), rows and folds."""
+    """A finished study. `plan` has its cards, caches (`plan.sources[corpus].path`), rows and folds."""
 
     plan: StudyPlan
-    results: list[dict[str, Any]]
+    results: list[Result]
+
+    @property
+    def tested_corpus(self) -> str:
+        """The corpus that the heads of the folds were tested on."""
+        return self.plan.study.test or self.plan.study.corpus
 
     def read_predictions(self) -> pd.DataFrame:
-        """The record; see the head of this module."""
+        """The predictions of every fit; see `embedkit.study.read_predictions`."""
         return read_predictions(self.plan)
 
     def read_test_rows(self, choice: ResultChoice) -> pd.DataFrame:
-        """The record's test rows of the heads that are kept (first seed)."""
+        """The predictions of the test rows by the heads that are kept (those of the first seed)."""
         rows = self.read_predictions()
         chosen = (rows["arm"] == choice.arm) & (rows["layer"] == str(choice.layer)) & (rows["head"] == choice.head)
         return rows[chosen & (rows["seed"] == 0) & (rows["split"] == "test")].reset_index(drop=True)
 
     def load_fold_head(self, choice: ResultChoice, fold: str) -> heads.Estimator:
-        """The head of a fold (by its name in the record), as it was when it predicted its test rows."""
+        """The head of a fold (by its name in predictions.parquet), as it was when it predicted its test rows."""
         fit = Fit(choice.arm, choice.layer, choice.head, 0, 0)
         return heads.load(self.plan.heads[choice.head].kind, head_folder(self.plan.folder, fit, fold))
 
-    def params(self, choice: ResultChoice) -> dict[str, Any]:
-        """What a search has found for it, {} without one."""
-        for entry in read_list(self.plan.folder / "search.json"):
+    def params(self, choice: ResultChoice) -> dict[str, object]:
+        """The parameters that a search found for it, {} without a search."""
+        for entry in read_search_entries(self.plan.folder):
             if (entry["arm"], entry["head"], entry["layer"]) == choice:
                 return dict(entry["params"])
         return {}
@@ -62,8 +74,9 @@ class CompletedStudy:
     def refit(self, choice: ResultChoice) -> heads.Estimator:
         """The head for use: trained on every row of the study's corpus and of the arm's mix, with the first seed.
 
-        Where a fold's training stopped early, this one ends at the median of the folds' best epochs (iterations).
-        Kept in heads/<arm>/layer-<N>/<head>/final/ and loaded from there the next time.
+        Where training stopped early in the folds, it trains for the median of their best epochs (iterations). The head
+        is kept in heads/<arm>/layer-<N>/<head>/final/ and loaded from there the next time. Raises StudyError for a
+        study that normalises features, which an exported file cannot do.
         """
         fit = Fit(choice.arm, choice.layer, choice.head, 0, ALL_ROWS)
         folder, card = self.plan.folder / "heads" / fit.folder() / "final", self.plan.heads[choice.head]
@@ -76,12 +89,13 @@ class CompletedStudy:
             return heads.load(card.kind, folder)
         params = self.params(choice)
         best_rounds = [
-            u["best"]
-            for u in read_list(self.plan.folder / "units.json")
-            if (u["arm"], u["head"], u["layer"], u["seed"]) == (*choice, 0) and u["best"] is not None
+            record["best"]
+            for record in read_fit_records(self.plan.folder)
+            if (record["arm"], record["head"], record["layer"], record["seed"]) == (*choice, 0)
+            and record["best"] is not None
         ]
-        if best_rounds and heads.find_rounds_parameter(card):
-            params[heads.find_rounds_parameter(card)] = max(1, round(float(np.median(best_rounds))))
+        if best_rounds and (parameter := heads.find_rounds_parameter(card)):
+            params[parameter] = max(1, round(float(np.median(best_rounds))))
         estimator = FoldTrainer(self.plan).fit(fit, params, None)
         draft = folder.with_name("final.draft")
         shutil.rmtree(draft, ignore_errors=True)
@@ -91,9 +105,9 @@ class CompletedStudy:
 
 
 def open_study(workspace: Workspace, name: str | None = None) -> CompletedStudy:
-    """A finished study by its name; None: the newest.
+    """Open a finished study by its name; None: the newest.
 
-    Raises StudyError where there is none, it is not finished, or its caches are not what they were.
+    Raises StudyError where there is none, it is not finished, or its caches have changed since.
     """
     done = {p.parent.name: p.stat().st_mtime for p in workspace.studies.glob("*/results.json")}
     if name is None and not done:
@@ -110,7 +124,7 @@ def open_study(workspace: Workspace, name: str | None = None) -> CompletedStudy:
 
 
 def rebuild_plan(workspace: Workspace, name: str) -> StudyPlan:
-    """The plan of a study that was begun. Raises StudyError where its caches are not what they were."""
+    """The plan of a study that was begun. Raises StudyError where its caches have changed since."""
     folder = workspace.study(name)
     data = json.loads((folder / "study.json").read_text(encoding="utf-8"))
     head_cards = {n: cards.build(cards.Head, {**c, "name": n}) for n, c in data["settings"]["heads"].items()}
@@ -121,16 +135,22 @@ def rebuild_plan(workspace: Workspace, name: str) -> StudyPlan:
     return planned
 
 
-def choose_best_result(results: Sequence[Mapping[str, Any]], **wanted: Any) -> ResultChoice:
-    """The (arm, head, layer) with the best mean validation UA; wanted: arm, head or layer that it must have.
+def choose_best_result(
+    results: Sequence[Result], *, head: str | None = None, arm: str | None = None, layer: Layer | None = None
+) -> ResultChoice:
+    """The (arm, head, layer) with the best mean validation UA, among the results with this head, arm and layer.
 
-    Raises StudyError where none has.
+    Raises StudyError where there is no such result.
     """
-    wanted = {key: value for key, value in wanted.items() if value is not None}
+    if not results:
+        raise StudyError("the study has no results, because it trained no heads")
+    given: dict[Literal["head", "arm", "layer"], Layer | None] = {"head": head, "arm": arm, "layer": layer}
+    wanted = {key: value for key, value in given.items() if value is not None}
     candidates = [r for r in results if all(r[key] == value for key, value in wanted.items())]
     if not candidates:
-        key, value = next((k, v) for k, v in wanted.items() if all(r[k] != v for r in results) or len(wanted) > 1)
+        unknown = [key for key, value in wanted.items() if all(r[key] != value for r in results)]
+        key = next(iter(unknown or wanted))
         known = {str(r[key]) for r in results}
-        raise StudyError(f"the study has no result with {key} '{value}'{did_you_mean(str(value), known)}")
-    winner = max(candidates, key=lambda r: r["validation_ua"]["mean"])
-    return ResultChoice(winner["arm"], winner["head"], winner["layer"])
+        raise StudyError(f"the study has no result with {key} '{wanted[key]}'{did_you_mean(str(wanted[key]), known)}")
+    best = max(candidates, key=read_validation_ua)
+    return ResultChoice(best["arm"], best["head"], best["layer"])

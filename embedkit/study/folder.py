@@ -1,16 +1,7 @@
-"""Studies: cached features, folds and heads to predictions, the record that everything else derives from.
+"""A study's folder: where its files lie, and how they are read and written.
 
-One unit of work is one fit (arm, layer, head, seed, fold), written when it ends: a kill costs the units in flight.
-
-    studies/<name>/study.json            the settings in effect; the same ones resume, others are refused
-    studies/<name>/predictions.parquet   utterance, corpus, speaker, session, arm, layer, head, seed, fold, split
-                                         (validate or test), label, p_anger, p_happiness, p_neutral, p_sadness
-    studies/<name>/units.json            of each fit: its best epoch or iteration, seconds, training rows, warnings, and
-                                         digests of the rows that it saw
-    studies/<name>/search.json           of each search: the parameters found, trials, pruned, validation UA, rows seen
-    studies/<name>/audit.json            what leaks, and what of it is allowed
-    studies/<name>/heads/<arm>/layer-<N>/<head>/fold-<fold>/    the first seed's heads; final/ once one is exported
-    studies/<name>/results.json, report.md, report.html, figures/
+Each fit (arm, layer, head, seed, fold) is written when it ends, as a file in parts/; when all are there they are merged
+into predictions.parquet and units.json. So a process that is killed loses only the fits that were running.
 """
 
 from __future__ import annotations
@@ -20,27 +11,36 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
+
+import numpy as np
+import numpy.typing as npt
 
 from embedkit import files
 from embedkit.errors import StudyError
+from embedkit.report.document import SearchEntry
+from embedkit.study.document import FitFacts, FitRecord
 from embedkit.study.plan import SAFE_CHARACTERS, Fit, StudyPlan
 
 if TYPE_CHECKING:
     import pandas as pd
 
+Column = Sequence[str] | Sequence[int] | npt.NDArray[np.str_] | npt.NDArray[np.float64]  # [row]
+
 
 def head_folder(folder: Path, fit: Fit, fold: str) -> Path:
-    """Where the head of a fold lies: heads/<arm>/layer-<N>/<head>/fold-<fold>/."""
+    """The folder of the head of a fold (by name): heads/<arm>/layer-<N>/<head>/fold-<fold>/."""
     return folder / "heads" / fit.folder() / f"fold-{quote(fold, safe=SAFE_CHARACTERS)}"
 
 
 def part_path(planned: StudyPlan, fit: Fit) -> Path:
+    """The file of a fit's predictions, until all are merged."""
     return planned.folder / "parts" / fit.folder() / f"seed-{fit.seed}-fold-{fit.fold + 1}.parquet"
 
 
-def write_part(path: Path, columns: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+def write_part(path: Path, columns: Mapping[str, Column], facts: FitFacts) -> None:
+    """Write a fit's rows of predictions.parquet, by column, with its facts in the file's metadata."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -52,7 +52,10 @@ def write_part(path: Path, columns: Mapping[str, Any], facts: Mapping[str, Any])
 
 @contextmanager
 def study_lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """One process at a time in a study's folder; the lock falls with the process. Without waiting: StudyError."""
+    """Hold the lock of a study's folder; it is also released when the process ends, however that happens.
+
+    Where another process holds it: wait for that process, or raise StudyError.
+    """
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,8 +66,8 @@ def study_lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
         raise StudyError(f"{folder}: another process is working on this study; wait, or give another --name") from None
 
 
-def list_differences(before: Any, now: Any, key: str = "") -> list[str]:
-    """Where two sets of settings differ.
+def list_differences(before: object, now: object, key: str = "") -> list[str]:
+    """Where two sets of settings (JSON) differ, each as "key: value there, value here".
 
     >>> list_differences({"folds": {"k": 8}, "seeds": 1}, {"folds": {"k": 5}, "seeds": 1})
     ['folds.k: 8 there, 5 here']
@@ -78,39 +81,65 @@ def list_differences(before: Any, now: Any, key: str = "") -> list[str]:
     return [] if before == now else [f"{key}: {_shorten_value(before)} there, {_shorten_value(now)} here"]
 
 
-def _shorten_value(value: Any) -> str:
+def _shorten_value(value: object) -> str:
     text = "nothing" if value is None else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-def read_list(path: Path) -> list[dict[str, Any]]:
-    data: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    return data
+def read_fit_records(folder: Path) -> list[FitRecord]:
+    """units.json of a study's folder, [] where there is none."""
+    records: list[FitRecord] = json.loads(_read_or_empty(folder / "units.json"))
+    return records
+
+
+def read_search_entries(folder: Path) -> list[SearchEntry]:
+    """search.json of a study's folder, [] where there is none."""
+    entries: list[SearchEntry] = json.loads(_read_or_empty(folder / "search.json"))
+    return entries
+
+
+def _read_or_empty(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else "[]"
+
+
+def is_trained(planned: StudyPlan) -> bool:
+    """Whether every fit of the study has been trained and merged."""
+    return (planned.folder / "predictions.parquet").is_file()
 
 
 def merge_parts(planned: StudyPlan, fits: Sequence[Fit]) -> None:
-    """All parts as units.json and predictions.parquet, which says that the study is done; then the parts can go.
-    Without units (a study that only counts) there is nothing to gather."""
+    """Merge the parts of all fits into units.json and predictions.parquet, and remove them.
+
+    predictions.parquet comes last: it says that every fit was trained. A study without heads has no fits and no files.
+    """
     if not fits:
         return
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    tables = [pq.read_table(part_path(planned, unit)) for unit in fits]
-    facts = [
-        {**dict(zip(unit._fields, unit, strict=True)), "fold": planned.folds[unit.fold].name}
-        | json.loads(table.schema.metadata[b"facts"])
-        for unit, table in zip(fits, tables, strict=True)
+    tables = [pq.read_table(part_path(planned, fit)) for fit in fits]
+    records = [
+        _build_record(planned, fit, json.loads(table.schema.metadata[b"facts"]))
+        for fit, table in zip(fits, tables, strict=True)
     ]
-    files.write_text(planned.folder / "units.json", json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+    files.write_text(planned.folder / "units.json", json.dumps(records, indent=1, ensure_ascii=False) + "\n")
     predictions = pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
     with files.replacing(planned.folder / "predictions.parquet") as draft:
         pq.write_table(predictions, draft)
     shutil.rmtree(planned.folder / "parts")
 
 
+def _build_record(planned: StudyPlan, fit: Fit, facts: FitFacts) -> FitRecord:
+    fold = planned.folds[fit.fold].name
+    return {"arm": fit.arm, "layer": fit.layer, "head": fit.head, "seed": fit.seed, "fold": fold, **facts}
+
+
 def read_predictions(planned: StudyPlan) -> pd.DataFrame:
-    """A finished study's predictions; see the head of this module."""
+    """predictions.parquet of a finished study: one row per fit and utterance of its validation and test rows.
+
+    Columns: utterance, corpus, speaker, session, arm, layer, head, seed, fold, split ("validate" or "test"), label, and
+    the probabilities p_anger, p_happiness, p_neutral, p_sadness.
+    """
     import pandas as pd
 
     return pd.read_parquet(planned.folder / "predictions.parquet")

@@ -1,10 +1,10 @@
-"""Folds: which rows train, validate and test. Speakers never cross, but in `shuffle` and `clips`, which say so.
+"""Folds: which rows train, validate and test. A speaker is on one side only, except with `shuffle` and `clips`.
 
-A fold holds row numbers of one corpus; what a study mixes in only trains and is no part of a fold.
+A fold has row numbers of one corpus; rows that a study mixes in only train and are no part of a fold.
 
-The kinds loso, speaker, script and clips test every row once. Which rows validate can be chosen (`choose_validation`),
-and all folds can be cut to one training size (`limit_training_rows`), so that what leaking is worth can be measured and
-nothing else.
+The kinds loso, speaker, script and clips test every row once. The rule for validation rows can be chosen
+(`choose_validation`), and all folds can be cut to one training size (`limit_training_rows`), so that the effect of
+leakage can be measured with all else equal.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ Words = Sequence[str] | npt.NDArray[np.str_]
 
 @dataclass(frozen=True)
 class Fold:
-    """One split. `name` is the session for `loso`, "1".."k" for `speaker` and `clips`, "shuffle" for `shuffle`,
-    "<session>.<part>" for `script`.
+    """One split of the rows.
+
+    Its name is the session for `loso`, "1".."k" for `speaker` and `clips`, "<session>.<part>" for `script`, and
+    "shuffle" for `shuffle`.
     """
 
     name: str
@@ -36,9 +38,9 @@ class Fold:
 
 
 def leave_one_session_out(sessions: Words) -> list[Fold]:
-    """Leave one session out: each tests once, in natural order; the next one (cyclic) validates, the rest train.
+    """Leave one session out: each tests once, in natural order; the next one (cyclic) validates, the others train.
 
-    sessions: [row], "" where unknown. Raises StudyError without sessions and below 3 of them.
+    sessions: [row], "" where unknown. Raises StudyError where a session is unknown, and for fewer than 3 sessions.
     """
     words = np.asarray(sessions)
     if not words.size or (words == "").any():
@@ -55,7 +57,7 @@ def leave_one_session_out(sessions: Words) -> list[Fold]:
 def split_by_speaker(speakers: Words, k: int) -> list[Fold]:
     """k groups of speakers, dealt round-robin in natural order ("2" before "10"); group i tests, i+1 validates.
 
-    k is lowered to the number of speakers. Raises StudyError below 3 groups or 3 speakers.
+    k is at most the number of speakers. Raises StudyError for fewer than 3 groups or speakers.
     """
     words = np.asarray(speakers)
     if not words.size or (words == "").any():
@@ -70,9 +72,9 @@ def split_by_speaker(speakers: Words, k: int) -> list[Fold]:
 
 
 def split_at_random(y: Words, seed: int) -> list[Fold]:
-    """One random split, 90 % train, 5 % validation, 5 % test, stratified by class; the same speakers on all sides.
+    """One random split, 90 % training, 5 % validation, 5 % test, stratified by class; the same speakers on all sides.
 
-    At least one row of each class validates and one tests. Raises StudyError where a class has fewer than 3 rows.
+    Of each class at least one row validates and one tests. Raises StudyError where a class has fewer than 3 rows.
     """
     words, random = np.asarray(y), np.random.default_rng(seed)
     parts: list[list[Rows]] = [[], [], []]
@@ -81,10 +83,9 @@ def split_at_random(y: Words, seed: int) -> list[Fold]:
         if len(rows) < 3:
             raise StudyError(f"folds shuffle: needs at least 3 rows of each class, found {len(rows)} of {name}")
         held_out = max(1, round(0.05 * len(rows)))
-        for part, some in zip(
-            parts, (rows[2 * held_out :], rows[:held_out], rows[held_out : 2 * held_out]), strict=True
-        ):
-            part.append(some)
+        sides = (rows[2 * held_out :], rows[:held_out], rows[held_out : 2 * held_out])
+        for part, of_class in zip(parts, sides, strict=True):
+            part.append(of_class)
     return [Fold("shuffle", *(np.sort(np.concatenate(part)) for part in parts))]
 
 
@@ -104,11 +105,12 @@ def split_by_clip(y: Words, k: int, seed: int) -> list[Fold]:
 
 
 def leave_scripts_out(sessions: Words, scripts: Words, parts: int) -> list[Fold]:
-    """Leave one session and one part of the scripts out: what is tested was said by others, and in other words.
+    """Leave out one session and one part of the scripts: neither the speakers nor the sentences tested are in training.
 
-    scripts: [row], what is said, as `scripts` tells it; they are dealt into `parts`, the most frequent first, to the
-    part with the fewest rows. A fold tests a session's rows of one part; the next session's rows of that part validate,
-    the other sessions' rows of the other parts train. Raises StudyError as `loso`, and for unknown or too few scripts.
+    scripts: [row], as `identify_scripts` gives them; they are dealt into `parts`, the most frequent first, each to the
+    part with the fewest rows so far. A fold tests a session's rows of one part; the next session's rows of that part
+    validate, the other sessions' rows of the other parts train. Raises StudyError as `leave_one_session_out`, and for
+    unknown or too few scripts.
     """
     session_folds, words = leave_one_session_out(sessions), np.asarray(scripts)
     if (words == "").any():
@@ -138,7 +140,7 @@ def leave_scripts_out(sessions: Words, scripts: Words, parts: int) -> list[Fold]
 
 
 def identify_scripts(dialogues: Words, texts: Words) -> npt.NDArray[np.str_]:
-    """[row] what is said: the script or the improvised scene of an IEMOCAP dialogue, whoever plays it; else the text.
+    """[row]: the script or the improvised scene of an IEMOCAP dialogue, whoever plays it; else the text.
 
     >>> identify_scripts(["Ses01F_script01_2", "Ses05M_impro03", ""], ["", "", "Kids are talking by the door"]).tolist()
     ['script01', 'impro03', 'Kids are talking by the door']
@@ -148,13 +150,13 @@ def identify_scripts(dialogues: Words, texts: Words) -> npt.NDArray[np.str_]:
 
 
 def choose_validation(folds: Sequence[Fold], rule: str, y: Words, seed: int) -> list[Fold]:
-    """The folds with another validation part, chosen by rule; every fold's test rows stay.
+    """The folds with validation rows chosen by another rule; the test rows of every fold stay.
 
-    "next": as they are. "previous": the test rows of the fold before, where folds test whole groups in turn.
+    "next": as they are. "previous": the test rows of the previous fold, where folds test whole groups in turn.
     "random": a fifth of training and validation rows, stratified by class, so speakers are on both sides (as SUPERB
-    does). "test": the test rows themselves, which is the mistake of picking the epoch on the test fold; training rows
-    stay as they are, but with a single fold (`shuffle`) what validated joins them. Raises StudyError for "previous"
-    where folds have none.
+    does). "test": the test rows themselves, which is the mistake of choosing the epoch on the test fold; training rows
+    stay as they are, except with a single fold (`shuffle`), where the former validation rows train too. Raises
+    StudyError for "previous" where there is no such fold.
     """
     return [_replace_validation(folds, i, rule, np.asarray(y), seed) for i in range(len(folds))]
 
@@ -177,7 +179,7 @@ def _replace_validation(folds: Sequence[Fold], i: int, rule: str, y: npt.NDArray
 
 
 def limit_training_rows(folds: Sequence[Fold], rows: int, y: Words, seed: int) -> list[Fold]:
-    """The folds with at most about so many training rows each, stratified by class (rounded within each)."""
+    """The folds with at most about `rows` training rows each, stratified by class (rounded in each class)."""
     words = np.asarray(y)
     return [
         Fold(
@@ -193,10 +195,10 @@ def limit_training_rows(folds: Sequence[Fold], rows: int, y: Words, seed: int) -
 
 
 def take_fraction(ids: Words, y: Words, fraction: float, seed: int = 0) -> Rows:
-    """Rows of a fraction (0..1) of the utterances, each class in its own share; nested and independent of row order.
+    """Sorted row numbers of a fraction (0..1) of the utterances of each class.
 
-    Utterances are ranked within their class by a hash of (seed, id), so the 10 % lie in the 25 %, and a corpus that
-    is read in another order gives the same utterances. Returns sorted row numbers.
+    Utterances are ranked within their class by a hash of (seed, id). So a smaller fraction is a subset of a larger one,
+    and a corpus that is read in another order gives the same utterances.
     """
     words = np.asarray(y)
     rank = np.array([hashlib.blake2b(f"{seed}\0{i}".encode(), digest_size=8).hexdigest() for i in ids])
@@ -215,7 +217,7 @@ def find_crossing_groups(fold: Fold, groups: Words) -> list[str]:
 
 
 def sort_naturally(words: Iterable[str]) -> list[str]:
-    """Sorted as people count.
+    """Sort words with their numbers by value.
 
     >>> sort_naturally(["s10", "s2", "s1"])
     ['s1', 's2', 's10']
@@ -229,7 +231,7 @@ def _rank_part(part: str) -> tuple[bool, int, str]:
 
 
 def _make_cyclic_folds(group: Rows, names: Sequence[str]) -> list[Fold]:
-    """Fold i: group i tests, the next one validates, the rest train."""
+    """Fold i: group i tests, the next one validates, the others train."""
     k = len(names)
     return [
         Fold(

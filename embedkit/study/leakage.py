@@ -1,46 +1,49 @@
-"""What leaks: who or what stands on more than one side of a split, and whether a fit saw more than its training rows.
+"""Checks for leakage: what is on more than one side of a split, and whether a fit was given other rows than planned.
 
-    speaker    a speaker on two sides                                        fails
-    recording  identical sound on two sides                                  fails
-    views      sound that is validated or tested, trained on as views        fails
-    partner    a conversation on two sides, by different speakers            fails where folds are sessions, else told
-    text       a sentence on two sides                                       told; fails with audit.text = "fail"
-    labels     identical sound under two classes                             told
-    fit        a head that was trained on, or stopped by, other rows         fails
-    search     a search that read more than training and validation rows     fails
-    scaler     a scaler that saw rows that are tested                        fails
+    speaker    a speaker on two sides                                       fails
+    recording  identical sound on two sides                                 fails
+    views      augmented views of validation or test sound in training      fails
+    partner    a conversation on two sides, by different speakers           fails if folds are sessions, else reported
+    text       a sentence on two sides                                      reported; fails with audit.text = "fail"
+    labels     identical sound with two classes                             reported
+    fit        a head that was trained on, or stopped by, other rows        fails
+    search     a search on other rows than training and validation rows     fails
+    scaler     a scaler that was fitted on test rows                        fails
 
-The first six look at a plan, before anything trains; fit and search hold what a study kept against its plan. Scalers
-are looked at both times: whether the plan has features standardised by what is tested (`normalise = "speaker"`), and
-whether a kept head's scaler has the mean of its training rows.
+The first six check a plan, before anything trains; fit and search compare what a study kept with its plan. Scalers are
+checked both times: whether the plan standardises features by test rows (`normalise = "speaker"`), and whether the
+scaler of a kept head has the mean of its training rows.
 
-What fails is allowed by its name in the card: `[audit] allow = ["speaker"]`. Folds of clips (`shuffle`, `clips`) are a
-way to ask for crossing speakers, so they allow `speaker`; that leak is told all the same.
+A card allows a failing check by its name: `[audit] allow = ["speaker"]`. Folds of clips (`shuffle`, `clips`) have the
+same speakers on all sides by design, so they allow `speaker`; the leak is still reported.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from embedkit.errors import StudyError
+from embedkit.report.document import FindingDocument, RowDigests, SearchEntry
 from embedkit.study import folds
+from embedkit.study.document import FitRecord
 from embedkit.study.folds import Fold
-from embedkit.study.plan import StudyPlan
+from embedkit.study.plan import Layer, StudyPlan
 
 Words = npt.NDArray[np.str_]
 Numbers = npt.NDArray[np.float64]
+Verdict = Literal["fail", "allowed", "report"]
 
-EXAMPLES, SHOWN = 20, 3  # of a finding: how many are kept, and how many are printed
+EXAMPLES, SHOWN = 20, 3  # of a finding: how many examples are kept, and how many its text names
 ROUNDING = 1e-6  # standard deviations by which a scaler's mean may differ from that of its training rows
 
-# check -> what crosses, and what follows from it
+# check -> what is on two sides, and what follows from it
 CROSSING = {
     "speaker": ("speakers", "so these figures say nothing about a new speaker"),
     "recording": ("recordings", "so these figures count what was learnt by heart"),
@@ -55,25 +58,37 @@ BY_SESSION, BY_CLIP = ("loso", "script"), ("shuffle", "clips")  # kinds of folds
 
 @dataclass(frozen=True)
 class Finding:
-    """One kind of leak, over all folds and arms. `text` says it in plain words."""
+    """One kind of leak, over all folds and arms; `text` describes it in a sentence."""
 
     check: str
-    verdict: Literal["fail", "allowed", "report"]
+    verdict: Verdict
     count: int  # of speakers, recordings, conversations, sentences, fits or searches
     examples: list[str]
     folds: list[str]
     arms: list[str]
     text: str
 
+    def to_document(self) -> FindingDocument:
+        """The fields, as they are written to JSON."""
+        return {
+            "check": self.check,
+            "verdict": self.verdict,
+            "count": self.count,
+            "examples": self.examples,
+            "folds": self.folds,
+            "arms": self.arms,
+            "text": self.text,
+        }
+
 
 def list_checks(planned: StudyPlan) -> list[str]:
-    """What is looked for in a plan; without augmented views there is nothing to look for among them."""
+    """The checks that apply to a plan: `views` only with augmented views, `scaler` only where features are scaled."""
     scaler = ["scaler"] if planned.study.normalise != "none" else []
     return [*(check for check in CROSSING if check != "views" or planned.views), "labels", *scaler]
 
 
 def audit_plan(planned: StudyPlan) -> list[Finding]:
-    """Everything that crosses a split, and contradicting labels. Reads nothing but the plan's columns."""
+    """The findings of every check of a plan, from the columns of its rows alone."""
     columns = planned.columns
     names = _prefix_corpus(planned, "ids")
     sound = np.where(columns["audio_digest"] == "", names, columns["audio_digest"])
@@ -81,7 +96,7 @@ def audit_plan(planned: StudyPlan) -> list[Finding]:
         _find_crossing(planned, "speaker", columns["speaker"]),
         _find_crossing(planned, "recording", sound, names),
         _find_crossing(planned, "views", sound, names) if planned.views else None,
-        # Folds by session keep sessions whole; a dialogue may still go on in another one.
+        # Folds by session keep sessions together; a dialogue may still continue in another session.
         _find_crossing(planned, "partner", _prefix_corpus(planned, "session"))
         or _find_crossing(planned, "partner", _prefix_corpus(planned, "dialogue")),
         _find_crossing(planned, "text", _prefix_corpus(planned, "text")),
@@ -92,15 +107,15 @@ def audit_plan(planned: StudyPlan) -> list[Finding]:
 
 
 def _prefix_corpus(planned: StudyPlan, column: str) -> Words:
-    """[row] "corpus/word" of a column; "" where it is not known."""
+    """[row]: "corpus/value" of a column; "" where the value is not known."""
     words = planned.columns[column]
     return np.where(words == "", "", np.char.add(np.char.add(planned.columns["corpus"], "/"), words))
 
 
 def _find_crossing(planned: StudyPlan, check: str, key: Words, names: Words | None = None) -> Finding | None:
-    """The words of key [row] that lie on more than one side of a fold, None without any.
+    """The values of key [row] that are on more than one side of a fold; None without any.
 
-    names: [row], with which an example is told where its key says nothing to people.
+    names: [row], what examples are called where the key itself is not readable.
     """
     words_by_fold: dict[tuple[str, str], list[str]] = {}
     sides: dict[str, set[str]] = {"tested": set(), "validated": set()}
@@ -132,7 +147,7 @@ def _find_crossing(planned: StudyPlan, check: str, key: Words, names: Words | No
 
 
 def _list_crossing_words(planned: StudyPlan, check: str, key: Words, fold: Fold) -> list[str]:
-    if check == "views":  # validation and test are clean: only what is trained on has views
+    if check == "views":  # only training rows have views, so validation and test are one side
         fold = replace(fold, validate=fold.test[:0], test=np.concatenate([fold.validate, fold.test]))
     words = [word for word in folds.find_crossing_groups(fold, key) if word]
     if check == "partner" and words:
@@ -143,7 +158,7 @@ def _list_crossing_words(planned: StudyPlan, check: str, key: Words, fold: Fold)
     return words
 
 
-def _decide_verdict(planned: StudyPlan, check: str) -> Literal["fail", "allowed", "report"]:
+def _decide_verdict(planned: StudyPlan, check: str) -> Verdict:
     study = planned.study
     report_only = {"partner": study.folds.kind not in BY_SESSION, "text": study.audit.text != "fail", "labels": True}
     if report_only.get(check):
@@ -153,7 +168,7 @@ def _decide_verdict(planned: StudyPlan, check: str) -> Literal["fail", "allowed"
 
 
 def _find_label_conflicts(planned: StudyPlan, names: Words) -> Finding | None:
-    """Identical sound that has more than one class."""
+    """Recordings with identical sound and different classes."""
     digest = planned.columns["audio_digest"]
     classes = Counter(word for word, _ in set(zip(digest.tolist(), planned.y.tolist(), strict=True)) if word)
     twins = sorted(word for word, count in classes.items() if count > 1)
@@ -166,7 +181,7 @@ def _find_label_conflicts(planned: StudyPlan, names: Words) -> Finding | None:
 
 
 def _find_speaker_scaling(planned: StudyPlan) -> Finding | None:
-    """Features that are standardised by the very clips that test them."""
+    """Features that are standardised by the clips that are tested."""
     if planned.study.normalise != "speaker":
         return None
     tested = np.unique(planned.columns["speaker"][np.concatenate([fold.test for fold in planned.folds])]).tolist()
@@ -182,15 +197,28 @@ def _join_examples(examples: Sequence[str], count: int) -> str:
     return ", ".join([*examples[:SHOWN], *(["..."] if count > SHOWN else [])])
 
 
-def audit_record(
-    planned: StudyPlan, units: Iterable[Mapping[str, Any]], searches: Iterable[Mapping[str, Any]]
-) -> list[Finding]:
-    """Hold units.json and search.json against the plan: every fit and every search names the rows that it was given.
+class FitPlace(NamedTuple):
+    """Where a fit or a search belongs; a search has no seed and no fold."""
 
-    `saw` is {"train", "validate"} with a digest of each side's rows, for a search one in each fold. Where they are the
-    plan's, and `audit` finds nothing on two sides, no fit, scaler or search was given a row that tests it.
+    arm: str
+    layer: Layer
+    head: str
+    seed: int | None = None
+    fold: str | None = None
+
+    def __str__(self) -> str:
+        """As an example of a finding: "iemocap/layer-2/mlp, seed 0, fold Ses03"."""
+        fold = "" if self.fold is None else f", seed {self.seed}, fold {self.fold}"
+        return f"{self.arm}/layer-{self.layer}/{self.head}{fold}"
+
+
+def audit_record(planned: StudyPlan, fits: Iterable[FitRecord], searches: Iterable[SearchEntry]) -> list[Finding]:
+    """Compare units.json and search.json with the plan: every fit and every search names the rows that it was given.
+
+    Where these are the planned rows, and `audit_plan` finds nothing on two sides, no fit, scaler or search was given a
+    row that tests it.
     """
-    plans = {
+    planned_rows: dict[tuple[str, str], RowDigests] = {
         (arm, fold.name): {
             "train": planned.digest_utterances(np.concatenate([fold.train, mixed])),
             "validate": planned.digest_utterances(fold.validate),
@@ -198,61 +226,65 @@ def audit_record(
         for arm, mixed in planned.arms.items()
         for fold in planned.folds
     }
-    fits = [u for u in units if u.get("saw") != plans[u["arm"], u["fold"]]]
-    strange = [s for s in searches if s.get("saw") != {f.name: plans[s["arm"], f.name] for f in planned.folds}]
+    strange_fits = [
+        FitPlace(fit["arm"], fit["layer"], fit["head"], fit["seed"], fit["fold"])
+        for fit in fits
+        if fit.get("saw") != planned_rows[fit["arm"], fit["fold"]]
+    ]
+    strange_searches = [
+        FitPlace(search["arm"], search["layer"], search["head"])
+        for search in searches
+        if search.get("saw") != {fold.name: planned_rows[search["arm"], fold.name] for fold in planned.folds}
+    ]
     findings = [
-        _build_record_finding(planned, "fit", fits, "heads trained on, or stopped by, other rows than the plan's"),
         _build_record_finding(
-            planned, "search", strange, "searches in other rows than the plan's training and validation"
+            planned, "fit", strange_fits, "heads trained on, or stopped by, other rows than the plan's"
+        ),
+        _build_record_finding(
+            planned, "search", strange_searches, "searches in other rows than the plan's training and validation"
         ),
     ]
     return [finding for finding in findings if finding]
 
 
 class Scaler(NamedTuple):
-    """A kept head's scaler, and what its training rows say."""
+    """The scaler of a kept head, and the mean that it should have."""
 
-    unit: Mapping[str, Any]
+    fit: FitPlace
     mean: Numbers  # [dim]
     scale: Numbers  # [dim]
     rows: Numbers  # [dim]: the mean of the clean training rows
 
 
 def audit_scalers(planned: StudyPlan, scalers: Iterable[Scaler]) -> list[Finding]:
-    """Hold each kept head's scaler against the rows that it should have been fitted on, and no others."""
-    strange = [s.unit for s in scalers if (np.abs(s.mean - s.rows) > ROUNDING * s.scale).any()]
-    found = _build_record_finding(
+    """Compare the scaler of each kept head with the training rows of its fit."""
+    strange = [s.fit for s in scalers if (np.abs(s.mean - s.rows) > ROUNDING * s.scale).any()]
+    finding = _build_record_finding(
         planned, "scaler", strange, "scalers with another mean than the rows that their heads train on"
     )
-    return [found] if found else []
+    return [finding] if finding else []
 
 
 def _build_record_finding(
-    planned: StudyPlan, check: str, strange: Sequence[Mapping[str, Any]], description: str
+    planned: StudyPlan, check: str, strange: Sequence[FitPlace], description: str
 ) -> Finding | None:
-    """A finding about fits or searches, each told by its arm, layer, head and fold."""
+    """A finding about fits or searches; None without any."""
     if not strange:
         return None
-    shown = [_describe_fit(each) for each in strange[:EXAMPLES]]
-    in_folds = dict.fromkeys(each["fold"] for each in strange if "fold" in each)
+    shown = [str(each) for each in strange[:EXAMPLES]]
     return Finding(
         check,
         _decide_verdict(planned, check),
         len(strange),
         shown,
-        list(in_folds),
-        list(dict.fromkeys(each["arm"] for each in strange)),
+        list(dict.fromkeys(each.fold for each in strange if each.fold is not None)),
+        list(dict.fromkeys(each.arm for each in strange)),
         f"{description}: {len(strange)} ({_join_examples(shown, len(strange))})",
     )
 
 
-def _describe_fit(facts: Mapping[str, Any]) -> str:
-    fold = f", seed {facts['seed']}, fold {facts['fold']}" if "fold" in facts else ""
-    return f"{facts['arm']}/layer-{facts['layer']}/{facts['head']}{fold}"
-
-
 def refuse_leaks(planned: StudyPlan, findings: Sequence[Finding]) -> None:
-    """Raise StudyError where something fails, in one line: the first such finding, and how it can be allowed."""
+    """Raise StudyError where a check fails, in one line: the first such finding, and how it can be allowed."""
     failing = [finding for finding in findings if finding.verdict == "fail"]
     if failing:
         names = [finding.check for finding in failing]
@@ -262,26 +294,3 @@ def refuse_leaks(planned: StudyPlan, findings: Sequence[Finding]) -> None:
         remedies = {"fit": again, "search": again, "scaler": "normalise in another way"}
         remedy = remedies.get(names[0], "take other folds (--folds speaker)")
         raise StudyError(f"audit: {failing[0].text}{also}; {remedy}, or allow it by name: --set 'audit.allow={allow}'")
-
-
-def build_document(planned: StudyPlan, findings: Sequence[Finding], checked: Sequence[str]) -> dict[str, Any]:
-    """What audit.json holds and `embedkit audit --json` prints."""
-    return {
-        "study": planned.study.name,
-        "passed": not any(finding.verdict == "fail" for finding in findings),
-        "checked": list(checked),
-        "findings": [asdict(finding) for finding in findings],
-    }
-
-
-def format_audit(doc: Mapping[str, Any]) -> str:
-    """The same for people: a line a finding, then one for each check that found nothing. Of each part, where there are
-    several."""
-    if "parts" in doc:
-        return "\n".join(map(format_audit, doc["parts"].values()))
-    verdict_words = {"fail": "FAIL", "allowed": "allowed", "report": "told"}
-    lines = [(verdict_words[f["verdict"]], f["check"], f["text"]) for f in doc["findings"]]
-    clean = [check for check in doc["checked"] if check not in {f["check"] for f in doc["findings"]}]
-    lines += [("ok", check, "nothing found") for check in clean]
-    verdict = "nothing leaks that is not allowed" if doc["passed"] else "leaks that the card does not allow by name"
-    return "\n".join([f"{doc['study']}: {verdict}", *(f"  {a:<8} {b:<10} {c}" for a, b, c in lines)])

@@ -1,8 +1,4 @@
-"""What a study will do, decided and checked before anything trains.
-
-`plan_study` reads the caches' columns and says which rows train, validate and test. It writes nothing, and finds every
-mistake that can be found without training.
-"""
+"""Plan a study: decide which rows train, validate and test, and check all that can be checked without training."""
 
 from __future__ import annotations
 
@@ -30,7 +26,7 @@ from embedkit.workspace import Workspace
 def plan_study(
     workspace: Workspace, study: cards.Study, head_cards: Mapping[str, cards.Head], *, partial: bool = False
 ) -> StudyPlan:
-    """Decide everything and check everything; reads cards and the caches' columns, writes nothing.
+    """Plan a study from its card and the columns of its caches; writes nothing.
 
     partial: take incomplete caches as they are. Raises StudyError or CardError in one line that says what to do.
     """
@@ -55,8 +51,8 @@ def plan_study(
     arms = {arm.name: _select_mixed_rows(arm, sources, first_row) for arm in study.arms}
     study_folds = _make_folds(study, sources[study.corpus])
     if study.test:
-        whole = first_row[study.test] + np.arange(len(sources[study.test].rows))
-        study_folds = [replace(fold, test=whole) for fold in study_folds]
+        tested = first_row[study.test] + np.arange(len(sources[study.test].rows))
+        study_folds = [replace(fold, test=tested) for fold in study_folds]
     planned = StudyPlan(
         study=study,
         folder=workspace.study(study.name),
@@ -75,7 +71,7 @@ def plan_study(
 
 
 def _select_mixed_rows(arm: cards.Arm, sources: Mapping[str, Source], first_row: Mapping[str, int]) -> Rows:
-    """The rows that an arm mixes in: of each corpus a fraction, nested, in each class its share."""
+    """The rows that an arm mixes in: a fraction of each corpus, stratified by class; smaller fractions are subsets."""
     parts = [np.empty(0, np.int64)]
     for corpus, fraction in arm.mix.items():
         source = sources[corpus]
@@ -84,7 +80,7 @@ def _select_mixed_rows(arm: cards.Arm, sources: Mapping[str, Source], first_row:
 
 
 def _make_folds(study: cards.Study, source: Source) -> list[Fold]:
-    """The folds of the study's own corpus, whose rows are the first of all."""
+    """The folds of the study's own corpus, whose rows come first."""
     settings, columns, y = study.folds, source.columns, source.y
     study_folds = {
         "loso": lambda: folds.leave_one_session_out(columns["session"]),
@@ -114,7 +110,7 @@ def _resolve_layers(study: cards.Study, source: Source) -> list[Layer]:
 def _count_views(
     study: cards.Study, head_cards: Mapping[str, cards.Head], sources: Mapping[str, Source], workspace: Workspace
 ) -> int:
-    """How many augmented views the heads get: as many as are asked for, else as every cache that trains has."""
+    """How many augmented views the heads get: those asked for, else as many as every training corpus has cached."""
     if all(card.views == "clean" for card in head_cards.values()):
         return 0
     train = {name: s.identity.views for name, s in sources.items() if name != study.test}
@@ -127,7 +123,7 @@ def _count_views(
 
 
 def _check_training_classes(planned: StudyPlan) -> None:
-    """Training has every class that is asked about."""
+    """Raise StudyError unless the training rows of every fold have every class, of which there are at least two."""
     classes = np.unique(planned.y[np.concatenate([np.r_[f.train, f.validate, f.test] for f in planned.folds])])
     if len(classes) < 2:
         raise StudyError(f"{planned.study.corpus}: every row is {classes[0]}; a study needs at least two classes")
@@ -153,7 +149,7 @@ def _note_feature_scaling(study: cards.Study) -> Iterator[str]:
     scaling_notes = {
         "global": "features are standardised by all training rows",
         "corpus": "features are standardised by each corpus's own training rows",
-    }  # what "speaker" is, the audit says
+    }  # of "speaker" the audit reports
     if study.normalise in scaling_notes:
         yield scaling_notes[study.normalise]
     if study.align == "coral":
@@ -161,7 +157,7 @@ def _note_feature_scaling(study: cards.Study) -> Iterator[str]:
 
 
 def _collect_notes(planned: StudyPlan) -> Iterator[str]:
-    """What a reader of the figures must know."""
+    """What a reader of the results must know."""
     study = planned.study
     for corpus, source in planned.sources.items():
         if source.missing:
@@ -170,9 +166,9 @@ def _collect_notes(planned: StudyPlan) -> Iterator[str]:
             yield f"{corpus}: {source.skipped} rows were skipped at extraction and are left out"
     yield from _note_fold_caveats(study)
     yield from _note_feature_scaling(study)
-    wanting = [name for name, card in planned.heads.items() if card.views != "clean"]
-    if wanting and not planned.views and study.views is None:
-        yield f"no augmented views are cached: {', '.join(wanting)} trained on the clean ones"
+    augmented = [name for name, card in planned.heads.items() if card.views != "clean"]
+    if augmented and not planned.views and study.views is None:
+        yield f"no augmented views are cached: {', '.join(augmented)} trained on the clean ones"
     if not all(card.search for card in planned.heads.values()) and study.search.trials:
         fixed = [name for name, card in planned.heads.items() if not card.search]
         yield f"no search space in the card, so nothing was searched: {', '.join(fixed)}"

@@ -1,34 +1,53 @@
-"""What a study is asked to do: a card, what flags and settings change in it, and its heads."""
+"""A study as it is asked for: its card, what flags and settings change in it, and its heads."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from embedkit import cards
 from embedkit.errors import CardError, StudyError, did_you_mean
 from embedkit.workspace import Workspace, read_toml
 
-LAYER_FORMS = ("last", "all", "concat", "weighted")  # of layers, beside numbers
+LAYER_FORMS = ("last", "all", "concat", "weighted")  # what a layer may be, beside a number
+
+
+class StudyFlags(TypedDict, total=False):
+    """The flags of `embedkit study`. What they leave out, the card or its defaults say.
+
+    mix: corpora that join every training set, each with its share ("crema-d=0.5"). folds: their kind. heads: names of
+    cards. layer: a number as text, "last", "all", "concat" or "weighted".
+    """
+
+    corpus: str
+    recipe: str
+    encoder: str
+    mix: Sequence[str]
+    test: str
+    folds: str
+    heads: Sequence[str]
+    layer: str
+    seeds: int
+    trials: int
+    storage: str
 
 
 def resolve_study(
     workspace: Workspace,
     card: str | None = None,
-    flags: Mapping[str, Any] | None = None,
-    settings: Mapping[str, Any] | None = None,
+    flags: StudyFlags | None = None,
+    settings: Mapping[str, object] | None = None,
     name: str | None = None,
 ) -> tuple[cards.Study, dict[str, cards.Head]]:
-    """A study and its heads, from a card of studies/ (None: the defaults), what flags say, and dotted settings.
+    """A study and its heads, from a card of studies/ (None: the defaults), flags, and settings by dotted key.
 
-    card: a name, a path, or a name with one of its parts ("leak-ladder.speaker"). flags: corpus, recipe, encoder, mix
-    (["crema-d=0.5"]), test, folds, heads, layer ("3", "all"), seeds, trials, storage. settings: {"folds.k": 4,
-    "heads.logistic.C": 0.05}; a head's parameter may stand without its `fixed.`.
-    The study's name: `name`, else the card's, else "<corpus>[+mix]-<folds>".
+    card: a name, a path, or a name with one of its parts ("leak-ladder.speaker"). settings: {"folds.k": 4,
+    "heads.logistic.C": 0.05}; the `fixed.` of a head's parameter may be left out. The study's name is `name`, else the
+    card's, else "<corpus>[+mix]-<folds>".
 
-    Raises CardError for what is unknown or out of range, with the nearest right word.
+    Raises CardError for what is unknown (with the nearest known word) or out of range.
     """
     path, part, data = _read_card(workspace, card)
     study_settings, head_settings = _split_settings(settings or {})
@@ -49,13 +68,13 @@ def resolve_study(
 
 
 def list_parts(workspace: Workspace, card: str | None) -> list[str]:
-    """The parts of a card, in order; none for an ordinary study, or for one part of a study."""
+    """The names of a card's parts, in order; [] for a study without parts, or for one part of a study."""
     _, part, data = _read_card(workspace, card)
-    return [] if part else list(data.get("parts", {}))
+    return [] if part else list(_read_parts(data))
 
 
-def _read_card(workspace: Workspace, card: str | None) -> tuple[Path | None, str, dict[str, Any]]:
-    """Where a card lies, which of its parts is meant ("": none), and what it says, with what the part changes."""
+def _read_card(workspace: Workspace, card: str | None) -> tuple[Path | None, str, dict[str, object]]:
+    """The path of a card, which of its parts is meant ("": none), and its content, with what the part changes."""
     if not card:
         return None, "", {}
     base, part = _split_card_name(workspace, card)
@@ -63,10 +82,17 @@ def _read_card(workspace: Workspace, card: str | None) -> tuple[Path | None, str
     data = read_toml(path)
     if not part:
         return path, "", {**data, "name": path.stem}
-    known = data.get("parts", {})
-    if part not in known or not isinstance(known[part], dict):
-        raise CardError(f"{path}: no part '{part}'{did_you_mean(part, known)}")
-    return path, part, {**_merge_tables(data, known[part]), "name": f"{path.stem}.{part}"}
+    parts = _read_parts(data)
+    changes = parts.get(part)
+    if not isinstance(changes, dict):
+        raise CardError(f"{path}: no part '{part}'{did_you_mean(part, parts)}")
+    return path, part, {**_merge_tables(data, changes), "name": f"{path.stem}.{part}"}
+
+
+def _read_parts(data: Mapping[str, object]) -> dict[str, object]:
+    """The table `parts` of a card; {} where there is none (anything else than a table is an error of the card)."""
+    parts = data.get("parts")
+    return parts if isinstance(parts, dict) else {}
 
 
 def _split_card_name(workspace: Workspace, card: str) -> tuple[str, str]:
@@ -79,8 +105,8 @@ def _split_card_name(workspace: Workspace, card: str) -> tuple[str, str]:
     return (base, part) if part and base in names and card not in names and not card.endswith(".toml") else (card, "")
 
 
-def _merge_tables(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A card with what one of its parts changes: tables key by key, all else as a whole."""
+def _merge_tables(data: Mapping[str, object], changes: Mapping[str, object]) -> dict[str, object]:
+    """A card with what one of its parts changes: tables are merged key by key, other values are replaced."""
     merged = dict(data)
     for key, value in changes.items():
         old = merged.get(key)
@@ -88,12 +114,14 @@ def _merge_tables(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[s
     return merged
 
 
-def _translate_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Flags by the dotted names of a study's card."""
-    places = {"folds": "folds.kind", "trials": "search.trials", "storage": "search.storage"}
-    result = {places.get(k, k): v for k, v in flags.items() if v not in (None, []) and k not in ("mix", "layer")}
-    if flags.get("mix"):
-        result["arms"] = [{"mix": dict(_parse_mix(text) for text in flags["mix"])}]
+def _translate_flags(flags: StudyFlags) -> dict[str, object]:
+    """Flags by the dotted keys of a study's card."""
+    keys = {"folds": "folds.kind", "trials": "search.trials", "storage": "search.storage"}
+    result: dict[str, object] = {
+        keys.get(k, k): v for k, v in flags.items() if v not in (None, []) and k not in ("mix", "layer")
+    }
+    if mix := flags.get("mix"):
+        result["arms"] = [{"mix": dict(_parse_mix(text) for text in mix)}]
     if layer := flags.get("layer"):
         if layer not in LAYER_FORMS and not layer.isdecimal():
             raise CardError(f"--layer {layer}: expected a number (hidden_states[N]), {', '.join(LAYER_FORMS)}")
@@ -102,7 +130,7 @@ def _translate_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parse_mix(text: str) -> tuple[str, float]:
-    """ "crema-d=0.25" as ("crema-d", 0.25); the fraction's default is 1."""
+    """ "crema-d=0.25" as ("crema-d", 0.25); without a fraction it is 1."""
     corpus, _, share = text.partition("=")
     try:
         return corpus, float(share or 1)
@@ -111,7 +139,7 @@ def _parse_mix(text: str) -> tuple[str, float]:
 
 
 def _name_arms(study: cards.Study) -> list[cards.Arm]:
-    """The arms, each with a name of its own; without any, the corpus alone."""
+    """The arms, each with a name; without any, one arm with the corpus alone."""
     arms = []
     for arm in study.arms or [cards.Arm()]:
         parts = [study.corpus, *(c if share == 1 else f"{c}={share:g}" for c, share in arm.mix.items())]
@@ -123,10 +151,10 @@ def _name_arms(study: cards.Study) -> list[cards.Arm]:
     return arms
 
 
-def _split_settings(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Dotted settings into the study's own and each head's, those by the dotted names of a head's card."""
-    study_settings: dict[str, Any] = {}
-    head_settings: dict[str, dict[str, Any]] = {}
+def _split_settings(settings: Mapping[str, object]) -> tuple[dict[str, object], dict[str, dict[str, object]]]:
+    """Split settings by dotted key into those of the study and, by head, those of its heads."""
+    study_settings: dict[str, object] = {}
+    head_settings: dict[str, dict[str, object]] = {}
     for key, value in settings.items():
         first, _, rest = key.partition(".")
         if first != "heads" or not rest:
@@ -141,7 +169,7 @@ def _split_settings(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[s
 
 
 def _read_head_cards(
-    workspace: Workspace, names: Sequence[str], overrides: Mapping[str, dict[str, Any]]
+    workspace: Workspace, names: Sequence[str], overrides: Mapping[str, Mapping[str, object]]
 ) -> dict[str, cards.Head]:
     paths = {path.stem: path for path in (workspace.card("heads", name) for name in names)}
     if len(paths) < len(names):

@@ -1,4 +1,4 @@
-"""Search a head's space with Optuna, on the validation UA of each fold. Test rows are never seen here."""
+"""Search a head's parameters with Optuna, on the validation UA of each fold. Test rows are never used here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
 
 # Optuna: samplers, pruners, and storages that survive a kill and that several processes can share.
 import optuna
@@ -14,18 +13,18 @@ import optuna
 from embedkit import cards
 from embedkit.errors import FitError, StudyError
 
-FoldScores = Callable[[dict[str, Any]], Generator[float, None, None]]
+FoldScores = Callable[[Mapping[str, object]], Generator[float, None, None]]
 State = optuna.trial.TrialState
 SAMPLERS = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
 PRUNERS = {"median": optuna.pruners.MedianPruner, "none": optuna.pruners.NopPruner}
-FAILURE_REASON = "reason"  # why a trial failed, in its own attributes
+FAILURE_REASON = "reason"  # the attribute of a trial that says why it failed
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search ended with. `trials` counts the finished ones, pruned and failed included."""
+    """The best trial of a search, and how many trials there were: `trials` includes those pruned and failed."""
 
-    params: dict[str, Any]
+    params: dict[str, object]
     value: float  # mean validation UA over the folds, 0..1
     trials: int
     pruned: int
@@ -40,13 +39,14 @@ def search_parameters(
     storage: str,
     on_progress: Callable[[int], object] = lambda _: None,
 ) -> SearchResult:
-    """The best parameters of a space by the mean over `folds(params)`, which yields one validation UA a fold in order.
+    """Find the parameters of a space with the best mean validation UA over folds.
 
-    name: of the search in the storage; one that is there already goes on until settings.trials are finished, and
-    processes that search under one name at the same time share them (each may add the one it was at). After each fold
-    the mean so far is reported, and the pruner may end the trial: the same folds lie behind the same step of every
-    trial, so trials are compared like with like. A trial that a kill cut short does not count; one whose head cannot be
-    fitted (FitError) does. on_progress: called with the number of finished trials.
+    score_folds(params) yields the validation UA of each fold, in order. name: of the search in the storage; a search
+    that is there already is continued until settings.trials are finished, and processes that search under one name at
+    the same time share the trials (each may add the one that it was running). After each fold the mean so far is
+    reported, and the pruner may end the trial: every trial's step has the same folds, so trials are comparable. A trial
+    that was cut short by a kill does not count; one whose head could not be fitted (FitError) does. on_progress: called
+    with the number of finished trials.
 
     Raises StudyError where the storage cannot be opened, or no trial could be fitted.
     """
@@ -54,8 +54,8 @@ def search_parameters(
     study = _open_optuna_study(name, settings, storage)
 
     def objective(trial: optuna.Trial) -> float:
-        # A sampler for each trial, seeded by its number: going on after a kill, or in several processes, never draws
-        # the same points again.
+        # A sampler for each trial, seeded by its number: a search that is continued after a kill, or that several
+        # processes share, never draws the same points again.
         study.sampler = SAMPLERS[settings.sampler](seed=settings.seed * 1_000_003 + trial.number)
         values: list[float] = []
         try:
@@ -86,13 +86,13 @@ def _open_optuna_study(name: str, settings: cards.Search, storage: str) -> optun
             load_if_exists=True,
             pruner=PRUNERS[settings.pruner](),
         )
-    except Exception as error:  # each database has its own errors: any of them means that it cannot be used
+    except Exception as error:  # each database raises other errors; any of them means that it cannot be used
         message = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
         raise StudyError(f"storage {mask_password(storage)} cannot be used ({message}); give --storage URL") from None
 
 
 def _list_finished_trials(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
-    """In order of their numbers. What Ctrl-C ended is marked as failed too, but not by us: it does not count."""
+    """Finished trials, in order of their numbers. Trials that Ctrl-C ended failed too, but without a reason of ours."""
     trials = study.get_trials(deepcopy=False, states=(State.COMPLETE, State.PRUNED, State.FAIL))
     return [t for t in trials if t.state != State.FAIL or FAILURE_REASON in t.user_attrs]
 
@@ -107,7 +107,7 @@ def _collect_result(study: optuna.Study) -> SearchResult:
 
 
 def mask_password(url: str) -> str:
-    """A storage's URL as it may be shown and written.
+    """The URL of a storage without its password, to be shown.
 
     >>> mask_password("postgresql://me:secret@host/db")
     'postgresql://me:***@host/db'
@@ -115,11 +115,11 @@ def mask_password(url: str) -> str:
     return re.sub(r"(://[^/:@]*):[^@]*@", r"\1:***@", url)
 
 
-def _suggest_params(trial: optuna.Trial, space: Mapping[str, cards.Space]) -> dict[str, Any]:
+def _suggest_params(trial: optuna.Trial, space: Mapping[str, cards.Space]) -> dict[str, object]:
     return {name: _suggest_value(trial, name, range_) for name, range_ in space.items()}
 
 
-def _suggest_value(trial: optuna.Trial, name: str, space: cards.Space) -> Any:
+def _suggest_value(trial: optuna.Trial, name: str, space: cards.Space) -> object:
     if isinstance(space, cards.IntRange):
         return trial.suggest_int(name, space.low, space.high, step=space.step, log=space.log)
     if isinstance(space, cards.FloatRange):

@@ -1,4 +1,4 @@
-"""The rows that a study takes from one cache."""
+"""The rows that a study uses from one cache."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ from embedkit.errors import StudyError, did_you_mean
 from embedkit.study.folds import Rows
 from embedkit.workspace import Workspace
 
-# of a cache, kept for each row of a study
+# The columns of a cache that a study uses.
 COLUMNS = ("ids", "label", "speaker", "session", "dialogue", "text", "audio_digest")
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a study takes from one cache: the rows that are encoded and whose label the map covers."""
+    """The rows of one cache that a study uses: those that are encoded and whose label the label map covers."""
 
     corpus: str
     path: Path
     identity: Identity
     layers: int
-    rows: Rows  # of the cache
-    y: npt.NDArray[np.str_]  # their classes
-    columns: Mapping[str, npt.NDArray[np.str_]]  # COLUMNS of those rows
-    skipped: int
-    missing: int
-    left_out: Mapping[str, int]  # labels that the map does not name, counted
+    rows: Rows  # row numbers of the cache
+    y: npt.NDArray[np.str_]  # [row]: classes
+    columns: Mapping[str, npt.NDArray[np.str_]]  # COLUMNS, each [row]
+    skipped: int  # rows that extraction skipped
+    missing: int  # rows that are not encoded yet
+    left_out: Mapping[str, int]  # rows by label, of the labels that the map does not cover
 
     @property
     def digest(self) -> str:
-        """Of the rows used: other utterances, labels or sounds give another."""
+        """A digest of the rows used, their classes and the digests of their sound."""
         text = "\n".join("\t".join(row) for row in zip(self.y, *self.columns.values(), strict=True))
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def find_default_labels(corpus: str) -> LabelMap:
-    """A reader's own label map; a corpus without a reader came from a manifest, where class names are labels."""
+    """The label map of a corpus's reader; a corpus without one came from a manifest, whose labels are class names."""
     return corpora.find_reader(corpus if corpus in corpora.list_corpora() else "manifest").LABELS
 
 
@@ -58,7 +58,11 @@ def read_source(
     labels: LabelMap,
     partial: bool,
 ) -> Source:
-    """Read a cache's columns; it must be there, complete (or partial), and of the recipe as its card now is."""
+    """Read the columns of a cache. place: the encoder. partial: rows that are not encoded yet may be missing.
+
+    Raises StudyError where the cache is not there, not complete, or made with other settings than those of the recipe's
+    card.
+    """
     path = workspace.cache_file(recipe.name, encoders.slug(place), corpus)
     command = format_extract_command(study, corpus)
     if not path.is_file():
@@ -101,18 +105,19 @@ def read_source(
 
 
 def format_extract_command(study: cards.Study, corpus: str) -> str:
+    """The command that makes the cache of a corpus for a study."""
     recipe = f" --recipe {study.recipe}" if study.recipe != "exact" else ""
     encoder = f" --encoder {study.encoder}" if study.encoder else ""
     return f"embedkit extract --corpus {corpus}{recipe}{encoder}"
 
 
 def _list_labels(labels: LabelMap) -> list[str]:
-    """Every label that a map names."""
+    """Every label that a map covers."""
     return [label for names in labels.values() for label in names]
 
 
 def check_same_settings(sources: Sequence[Source]) -> None:
-    """Features of two encoders, or of two recipes, are not to be held against each other."""
+    """Raise StudyError where caches have another encoder or recipe: their features cannot be compared."""
     first = sources[0]
     for other in sources[1:]:
         alike = replace(first.identity, corpus=other.corpus, views=other.identity.views, labels=other.identity.labels)

@@ -1,15 +1,17 @@
-"""A study's searches, and the parameters that they found."""
+"""The searches of a study, and the parameters that they found."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Generator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Generator, Mapping
+from typing import TYPE_CHECKING
 
 from embedkit import files
 from embedkit.progress import progress_bar
-from embedkit.study.folder import read_list
+from embedkit.report.document import SearchEntry
+from embedkit.study.fit import FoldTrainer
+from embedkit.study.folder import is_trained, read_search_entries
 from embedkit.study.plan import Fit, ResultKey, StudyPlan
 from embedkit.study.pool import FitPool
 
@@ -18,18 +20,19 @@ if TYPE_CHECKING:
 
 
 def list_searches(planned: StudyPlan) -> list[ResultKey]:
-    """What is to be searched, unless all is trained already."""
-    trained = (planned.folder / "predictions.parquet").is_file()
-    wanted = planned.study.search.trials and not trained
-    return [triple for triple in planned.list_result_keys() if wanted and planned.heads[triple[2]].search]
+    """Every (arm, layer, head) to search: [] where the study searches nothing, or is trained already."""
+    if not planned.study.search.trials or is_trained(planned):
+        return []
+    return [(arm, layer, head) for arm, layer, head in planned.list_result_keys() if planned.heads[head].search]
 
 
 def run_search(planned: StudyPlan, pool: FitPool, key: ResultKey) -> SearchResult:
-    """Search one (arm, layer, head), or what is left of it; its trials lie in the storage."""
+    """Search one (arm, layer, head) until it has its number of trials; those in the storage already count."""
     from embedkit.study.search import search_parameters
 
-    def score_folds(params: dict[str, Any]) -> Generator[float, None, None]:
-        return pool.map("validation_ua", ((Fit(*key, 0, fold), params) for fold in range(len(planned.folds))))
+    def score_folds(params: Mapping[str, object]) -> Generator[float, None, None]:
+        tasks = ((Fit(*key, 0, fold), params) for fold in range(len(planned.folds)))
+        return pool.map(FoldTrainer.validation_ua, tasks)
 
     space, settings = planned.heads[key[2]].search, planned.study.search
     storage = settings.storage or f"sqlite:///{planned.folder / 'search.db'}"
@@ -40,25 +43,33 @@ def run_search(planned: StudyPlan, pool: FitPool, key: ResultKey) -> SearchResul
         )
 
 
-def find_parameters(planned: StudyPlan, pool: FitPool, key: ResultKey) -> dict[str, Any]:
-    """The parameters of one (arm, layer, head): from search.json, or put there."""
+def find_parameters(planned: StudyPlan, pool: FitPool, key: ResultKey) -> dict[str, object]:
+    """The parameters that the search of one (arm, layer, head) found; they are in search.json from then on."""
     searches, (arm, layer, head) = read_searches(planned), key
     if key in searches:
         return dict(searches[key]["params"])
-    result = run_search(planned, pool, key)  # all is done: this only reads the storage
-    entry = {"arm": arm, "layer": layer, "head": head, "params": result.params, "validation_ua": result.value}
-    entry |= {"trials": result.trials, "pruned": result.pruned, "failed": result.failed}
-    entry["saw"] = pool.trainer.digest_search_rows(key)
+    result = run_search(planned, pool, key)  # all trials are finished: this only reads the storage
+    entry: SearchEntry = {
+        "arm": arm,
+        "layer": layer,
+        "head": head,
+        "params": result.params,
+        "validation_ua": result.value,
+        "trials": result.trials,
+        "pruned": result.pruned,
+        "failed": result.failed,
+        "saw": pool.trainer.digest_search_rows(key),
+    }
     text = json.dumps([*searches.values(), entry], indent=2, ensure_ascii=False) + "\n"
     files.write_text(planned.folder / "search.json", text)
     return result.params
 
 
-def read_searches(planned: StudyPlan) -> dict[ResultKey, dict[str, Any]]:
-    """search.json, by (arm, layer, head)."""
-    return {(e["arm"], e["layer"], e["head"]): e for e in read_list(planned.folder / "search.json")}
+def read_searches(planned: StudyPlan) -> dict[ResultKey, SearchEntry]:
+    """The entries of search.json by (arm, layer, head)."""
+    return {(e["arm"], e["layer"], e["head"]): e for e in read_search_entries(planned.folder)}
 
 
 def _hash_settings(planned: StudyPlan) -> str:
-    """So that a storage that outlives the study's folder never mixes in trials of other settings or other rows."""
+    """A hash of a study's settings: a storage that outlives the study's folder must not mix in trials of others."""
     return hashlib.sha256(json.dumps(planned.settings(), sort_keys=True).encode()).hexdigest()[:12]

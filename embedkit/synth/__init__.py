@@ -8,8 +8,8 @@ bursts and friction make the consonants; phrases have a declining F0, accents an
 An emotion moves a speaker's own voice as the reviews report (Scherer, Speech Communication 40, 2003, table 2; Juslin &
 Laukka, Psychological Bulletin 129(5), 2003, table 7): anger and joy raise F0, its range, intensity, rate and the share
 of high frequencies; anger presses the voice and makes it rougher; sadness lowers all of these, adds pauses and breath.
-Speakers differ by more than most emotions do, each turn is acted more or less strongly, and some hardly at all, so
-what is learned from some speakers is right for others only part of the time.
+Speakers differ by more than most emotions do, and each turn is acted more or less strongly, some hardly at all. So what
+is learned from some speakers is right for others only part of the time.
 """
 
 from __future__ import annotations

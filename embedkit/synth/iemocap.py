@@ -11,7 +11,8 @@ from embedkit.errors import UserError
 from embedkit.synth.synthesiser import Wave, synthesise_utterance
 from embedkit.synth.voices import Speaker
 
-# label: share of the turns, styles it is drawn from, the annotators' word, mean valence, activation, dominance (1..5)
+# label: (share of the turns, styles that it is drawn from, the annotators' word, (valence, activation, dominance))
+# The last three are means over turns, 1..5.
 LABELS: dict[str, tuple[float, tuple[str, ...], str, tuple[float, float, float]]] = {
     "neu": (0.24, ("neutral",), "Neutral", (3.0, 2.6, 2.8)),
     "ang": (0.20, ("anger",), "Anger", (1.9, 3.6, 4.0)),
@@ -26,10 +27,10 @@ DIALOGUES = ("impro01", "script01_1", "impro02", "script02_1")
 
 
 def make_iemocap(root: Path, turns: int = 300, seed: int = 0) -> None:
-    """Lay a corpus down at root as IEMOCAP does: 5 sessions of a woman and a man, sheets, and a WAV for every turn.
+    """Write a corpus to root in IEMOCAP's layout: 5 sessions of a woman and a man, sheets, and a WAV for every turn.
 
-    turns: over all sessions, at least 60. Deterministic by seed. Four classes (hap and exc are both there) in every
-    session, and some turns of other labels. Raises UserError for too few turns.
+    turns: of all sessions together, at least 60. Deterministic by seed. Every session has the four classes (happiness
+    as hap and as exc) and some turns of other labels. Raises UserError for too few turns.
     """
     if turns < 60:
         raise UserError(f"{turns} turns: expected at least 60, so that every session has every class")
@@ -43,7 +44,7 @@ def make_iemocap(root: Path, turns: int = 300, seed: int = 0) -> None:
 
 
 def _deal_labels(turns: int) -> list[str]:
-    """So many labels in the shares of LABELS, the most frequent first."""
+    """So many labels in the shares of LABELS, equal ones together, in LABELS' order."""
     ends = np.rint(np.cumsum([share for share, *_ in LABELS.values()]) * turns).astype(int)
     counts = np.diff(ends, prepend=0)
     return [label for label, count in zip(LABELS, counts, strict=True) for _ in range(count)]
@@ -72,7 +73,8 @@ def _make_dialogue(
 
 
 def _format_sheet_block(turn: str, label: str, start: float, end: float, rng: np.random.Generator) -> str:
-    """A turn's lines of a sheet: label and mean of the scales; three raters' words, the actor's; two raters' scales."""
+    """A turn's lines of a sheet: the label and mean scales, the words of three raters and of the actor, and the scales
+    of two raters."""
     words = [word for *_, word, _ in LABELS.values() if word]
     own_word = LABELS[label][2]
     votes = [own_word or words[(int(rng.integers(len(words))) + i) % len(words)] for i in range(3)]
@@ -88,9 +90,9 @@ def _format_sheet_block(turn: str, label: str, start: float, end: float, rng: np
 
 
 def make_voice_note(path: Path, seconds: float = 120.0, seed: int = 0) -> list[tuple[float, float, str]]:
-    """Write one voice's recording with pauses of 1.5 to 5 s over the noise of a room: a WAV of so many seconds.
+    """Write a WAV of so many seconds: one voice that speaks in turns, with pauses of 1.5 to 5 s, in a room's noise.
 
-    Returns its turns in order: where they begin and end (s), and their emotion (a key of STYLES).
+    Returns the turns in order: where each begins and ends (s), and its emotion (a key of STYLES).
     """
     rng = np.random.default_rng([seed, 6])
     speaker = Speaker.draw(str(rng.choice(["female", "male"])), rng)
@@ -111,7 +113,7 @@ def make_voice_note(path: Path, seconds: float = 120.0, seed: int = 0) -> list[t
 
 
 def _make_noise(samples: int, decibels: float, rng: np.random.Generator) -> Wave:
-    """The noise of a quiet room, which falls by about 6 dB an octave above 300 Hz; RMS in dB re full scale."""
+    """The noise of a quiet room, which falls by about 6 dB an octave above 300 Hz. decibels: RMS re full scale."""
     from scipy.signal import lfilter
 
     noise = np.asarray(lfilter([1.0], [1.0, -0.89], rng.standard_normal(samples)))
@@ -119,7 +121,7 @@ def _make_noise(samples: int, decibels: float, rng: np.random.Generator) -> Wave
 
 
 def _write_wave(path: Path, wave: Wave) -> None:
-    """16-bit WAV, 16 kHz."""
+    """Write a 16-bit WAV, 16 kHz."""
     import soundfile
 
     soundfile.write(path, np.clip(wave, -1, 1), RATE, subtype="PCM_16")

@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 
 class Phone(NamedTuple):
-    """Targets of the synthesiser; formants of an average man (Hz), amplitudes 0..1."""
+    """Targets of the synthesiser: formants of an average man (Hz), amplitudes 0..1."""
 
     seconds: float
     formants: tuple[float, float, float]
     voice: float = 0.0
     breath: float = 0.0
-    hiss: float = 0.0  # friction or burst, beside the vocal tract
+    hiss: float = 0.0  # friction or burst, not filtered by the vocal tract
     centre: float = 0.0  # of the hiss (Hz)
     width: float = 1.0  # of the hiss (Hz)
 

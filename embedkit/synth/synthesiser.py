@@ -1,15 +1,7 @@
-"""Synthetic emotional speech in IEMOCAP's own layout: the corpus of `embedkit demo`, and sound for tests.
+"""The synthesiser: nonsense syllables by a source and a filter (Fant 1960; Klatt & Klatt, JASA 87(2), 1990).
 
-A source-filter synthesiser (Fant 1960; Klatt & Klatt, JASA 87(2), 1990) says nonsense syllables. The source is a train
-of Rosenberg-type glottal pulses (KLGLOTT88) with jitter, shimmer and flutter, and aspiration noise that follows the
-open phase; the filter is a cascade of seven formant resonators that glide between vowels and consonants; closures,
-bursts and friction make the consonants; phrases have a declining F0, accents and a final fall.
-
-An emotion moves a speaker's own voice as the reviews report (Scherer, Speech Communication 40, 2003, table 2; Juslin &
-Laukka, Psychological Bulletin 129(5), 2003, table 7): anger and joy raise F0, its range, intensity, rate and the share
-of high frequencies; anger presses the voice and makes it rougher; sadness lowers all of these, adds pauses and breath.
-Speakers differ by more than most emotions do, each turn is acted more or less strongly, and some hardly at all, so
-what is learned from some speakers is right for others only part of the time.
+The source is a train of glottal pulses and noise, the filter a cascade of formant resonators; friction and bursts are
+added beside it. All of them follow tracks with one value every 5 ms (a frame).
 """
 
 from __future__ import annotations
@@ -25,11 +17,11 @@ from embedkit.audio import RATE
 from embedkit.synth.phones import CODAS, CONSONANTS, PAUSE, VOWELS, Phone
 from embedkit.synth.voices import Speaker, Style, draw_style
 
-STEP = 80  # samples between two settings of the synthesiser: 5 ms
+STEP = 80  # samples of a frame: 5 ms
 
 Wave = npt.NDArray[np.float32]
 Array = npt.NDArray[np.float64]
-Frames = npt.NDArray[np.intp]  # the event that each frame lies in
+Frames = npt.NDArray[np.intp]  # [frame]: the place of the event that each frame lies in
 
 
 class Event(NamedTuple):
@@ -37,13 +29,13 @@ class Event(NamedTuple):
 
     phone: Phone
     seconds: float
-    accent: float  # semitones at range 1; 0 without
-    begins: float  # where its syllable's phrase begins and ends, as shares of the phrase
+    accent: float  # rise of F0 for a speaker of range 1 (semitones); 0: none
+    begins: float  # where its syllable begins and ends, as shares of its phrase
     ends: float
 
 
 def _generate_phrases(words: np.random.Generator, rate: float, pause: float) -> Iterator[list[Event]]:
-    """Syllables without end, as events of one syllable or one pause each; `words` alone decides what is said."""
+    """Syllables and pauses without end, each as its events; the generator `words` alone decides which syllables."""
     vowels, onsets = list(VOWELS.values()), list(CONSONANTS.values())
     while True:
         count = int(words.integers(4, 10))
@@ -66,7 +58,7 @@ def _generate_phrases(words: np.random.Generator, rate: float, pause: float) -> 
 
 
 def _compose_events(seconds: float, style: Style, speaker: Speaker, words: np.random.Generator) -> list[Event]:
-    """As many whole syllables as fit; what is left (s) is silence before and after."""
+    """The events of as many whole syllables as fit into `seconds`; the rest is silence before and after them."""
     events: list[Event] = []
     left = seconds - 0.1
     for syllable in _generate_phrases(words, speaker.rate * 2**style.rate, 2**style.pauses):
@@ -84,7 +76,8 @@ def synthesise_utterance(
 ) -> Wave:
     """One turn: float32 [round(seconds * 16000)] within [-1, 1], 16 kHz. Deterministic by the state of rng.
 
-    emotion: a key of STYLES. seconds: at least 0.5. words: where given, it alone decides which syllables are said.
+    emotion: a key of STYLES. seconds: at least 0.5. words: the generator that decides which syllables are spoken; None:
+    rng.
     """
     style = draw_style(emotion, speaker, rng)
     events = _compose_events(seconds, style, speaker, words if words is not None else rng)
@@ -110,7 +103,11 @@ def synthesise_utterance(
 
 
 def _make_melody(events: list[Event], ends: Array, which: Frames, times: Array, size: float, final: float) -> Array:
-    """F0 against the speaker's mean (semitones) [frame]: declination, accents, and the phrase's last movement."""
+    """F0 relative to the speaker's mean (semitones) [frame]: declination, accents, and the phrase's last movement.
+
+    ends: of the events (s); which, times: the event and the middle (s) of each frame; size: the factor on all movements
+    but the last one, which is `final` (semitones).
+    """
     length = np.array([e.seconds for e in events])
     begins = np.array([e.begins for e in events])[which]
     over = np.array([e.ends for e in events])[which]
@@ -124,9 +121,9 @@ def _make_melody(events: list[Event], ends: Array, which: Frames, times: Array, 
 
 
 def _make_glottal_pulses(f0: Array, speaker: Speaker, style: Style, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Derivative of the glottal flow, and how far the glottis is open (0..1), both [sample].
+    """Derivative of the glottal flow, and how far the glottis is open (0..1), both [sample]. f0: Hz [frame].
 
-    KLGLOTT88 at twice the rate, so that little aliases: flow a t^2 - b t^3 while the glottis is open, else none.
+    KLGLOTT88 at twice the rate, against aliasing: the flow is a t^2 - b t^3 while the glottis is open, else 0.
     """
     from scipy.signal import resample_poly
 
@@ -153,7 +150,7 @@ def _make_glottal_pulses(f0: Array, speaker: Speaker, style: Style, rng: np.rand
 
 
 def _apply_tilt(pulses: Array, decibels: float) -> Array:
-    """One-pole low-pass that takes so much away at 3 kHz, with gain 1 at 0 Hz."""
+    """A one-pole low-pass filter that attenuates by so much (dB) at 3 kHz, with gain 1 at 0 Hz."""
     from scipy.signal import lfilter
 
     power = 10 ** (np.clip(decibels, 0.5, 24) / 10)
@@ -165,10 +162,11 @@ def _apply_tilt(pulses: Array, decibels: float) -> Array:
 
 
 def _apply_vocal_tract(source: Array, formants: Array) -> Array:
-    """The cascade of seven resonators, other ones every 10 ms. source [sample], formants [frame, 3] (Hz).
+    """The cascade of seven resonators, which change every 10 ms. source [sample], formants [frame, 3] (Hz).
 
-    Overlapping pieces of 20 ms are each filtered by their own frame's response and added up: a filter that changes
-    without clicks. 1024 points leave 44 ms for what rings on, by when the narrowest resonator is down by 66 dB.
+    Overlapping pieces of 20 ms are each filtered by their own frame's response and added up, so that the filter changes
+    without clicks. 1,024 points leave 44 ms for the filter's ringing; after that the narrowest resonator has fallen by
+    66 dB.
     """
     hop, points = 2 * STEP, 1024
     response = _compute_response(0.5 * (formants[::2] + formants[1::2]), points)
@@ -185,7 +183,7 @@ def _apply_vocal_tract(source: Array, formants: Array) -> Array:
 
 
 def _compute_response(formants: Array, points: int) -> npt.NDArray[np.complex64]:
-    """Frequency response [frame, points // 2 + 1] of the cascade: three formants that move, four that stay."""
+    """Frequency response [frame, points // 2 + 1] of the cascade: three formants [frame, 3] (Hz) and four that stay."""
     upper = formants[:, 2].mean() / 2500 * np.array([3500.0, 4500.0, 5500.0, 6500.0])
     frequency = np.concatenate([formants, np.broadcast_to(upper, (len(formants), 4))], axis=1).clip(150, 7400)
     bandwidth = 50 + 0.035 * frequency + np.where(formants[:, :1] < 300, 40, 0)  # nasals and closures damp
@@ -198,14 +196,17 @@ def _compute_response(formants: Array, points: int) -> npt.NDArray[np.complex64]
 
 
 def _compute_resonators(frequency: Array, bandwidth: Array) -> tuple[Array, Array, Array]:
-    """Gain at 0 Hz (of 1 / denominator: its inverse), a1 and a2 of Klatt's resonators; frequency, bandwidth in Hz."""
+    """Klatt's resonators gain / (1 + a1 z^-1 + a2 z^-2), as (gain, a1, a2); frequency, bandwidth in Hz."""
     radius = np.exp(-np.pi * bandwidth / RATE)
     a1, a2 = -2 * radius * np.cos(2 * np.pi * frequency / RATE), radius**2
     return 1 + a1 + a2, a1, a2
 
 
 def _make_friction(events: list[Event], which: Frames, hiss: Array, noise: Array, tract: float) -> Array:
-    """Noise of fricatives and bursts, each through its own resonator; it does not pass the vocal tract."""
+    """Noise of fricatives and bursts [sample], each through a resonator of its own; the vocal tract does not filter it.
+
+    hiss: its amplitude [sample]; tract: the speaker's factor on frequencies.
+    """
     from scipy.signal import lfilter
 
     out = np.zeros_like(noise)
@@ -221,7 +222,7 @@ def _make_friction(events: list[Event], which: Frames, hiss: Array, noise: Array
 
 
 def _smooth_tracks(tracks: Array, frames: int) -> Array:
-    """Each column averaged by a Hann window over so many frames, ends held."""
+    """Each column of [frame, track] averaged by a Hann window over so many frames; beyond the ends the end values."""
     window = np.hanning(frames + 2)[1:-1]
     window /= window.sum()
     padded = np.pad(tracks, ((frames // 2, frames // 2), (0, 0)), mode="edge")
@@ -229,12 +230,12 @@ def _smooth_tracks(tracks: Array, frames: int) -> Array:
 
 
 def _upsample_track(track: Array, samples: int) -> Array:
-    """A track of one value a frame [frame] as one value a sample."""
+    """A track [frame] interpolated to one value a sample [samples]."""
     return np.interp(np.arange(samples), (np.arange(len(track)) + 0.5) * STEP, track)
 
 
 def _set_level(sound: Array, decibels: float) -> Wave:
-    """Scaled so that its loudest tenth of frames has this RMS (dB re full scale), but never clipped."""
+    """Scaled so that the RMS of a loud frame (the 0.8 quantile) is this (dB re full scale), but never clipped."""
     sound = sound - sound.mean()
     frames = sound[: len(sound) // STEP * STEP].reshape(-1, STEP)
     loud = np.sqrt(np.quantile(np.mean(frames**2, axis=1), 0.8)) + 1e-9

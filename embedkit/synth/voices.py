@@ -1,4 +1,4 @@
-"""Voices and acting styles."""
+"""Voices, and how an emotion changes them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Speaker:
-    """A voice at rest."""
+    """A voice without emotion."""
 
     gender: str  # "female" or "male"
     f0: float  # Hz
@@ -26,7 +26,7 @@ class Speaker:
 
     @classmethod
     def draw(cls, gender: str, rng: np.random.Generator) -> Speaker:
-        """A voice such as adults have (F0 about 120 Hz for men and 205 Hz for women)."""
+        """An adult's voice at random, F0 about 120 Hz for men and 205 Hz for women. gender: "female" or "male"."""
         female = gender == "female"
         return cls(
             gender=gender,
@@ -44,7 +44,7 @@ class Speaker:
 
 
 class Style(NamedTuple):
-    """How an emotion moves a voice at full strength; all zero: neutral."""
+    """What an emotion adds to a voice at full strength. The defaults are those of neutral speech."""
 
     f0: float = 0.0  # semitones
     range: float = 0.0  # log2 of the factor on F0 movements
@@ -68,12 +68,12 @@ STYLES = {  # values in the order of Style's fields
     "frustration": Style(1.5, 0.2, 4, -0.05, -0.08, -4, 0.5, -2, 0.2, -4, 0.0),
     "surprise": Style(6.0, 1.1, 3, 0.10, 0.00, -2, 0.0, 2, 0.0, 5, 0.0),
 }
-# What a turn adds of its own (sd), whatever the emotion: with the speakers' differences it makes emotions overlap.
+# What chance adds to a turn (sd), whatever the emotion. With the speakers' differences it makes emotions overlap.
 SCATTER = Style(1.1, 0.25, 2.5, 0.10, 0.03, 2.0, 0.4, 2.5, 0.3, 1.5, 0.015)
 
 
 def draw_style(emotion: str, speaker: Speaker, rng: np.random.Generator) -> Style:
-    """One turn's style: the emotion, more or less strong, and chance."""
+    """One turn's style: the emotion, more or less strongly, and chance. emotion: a key of STYLES."""
     strength = float(np.clip(rng.normal(1.0, 0.3), 0.1, 1.5)) * speaker.expression
     target, rest, chance = np.array(STYLES[emotion]), np.array(STYLES["neutral"]), np.array(SCATTER)
     return Style(*(rest + strength * (target - rest) + chance * rng.standard_normal(len(chance))))

@@ -1,8 +1,4 @@
-"""A static page that runs an exported file in the browser: the very file, through onnxruntime-web.
-
-`write` lays down a folder that any static server can serve and that fetches nothing from elsewhere; `serve` is such a
-server, for this machine alone. The page cuts a recording as `predict --no-vad` does: windows of 8 s, hop 8 s.
-"""
+"""Writes the page: the exported file, the page's own files, and onnxruntime-web from npm at a pinned version."""
 
 from __future__ import annotations
 
@@ -15,7 +11,7 @@ import subprocess
 import tarfile
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from embedkit import audio, files
 from embedkit.classes import CLASSES
@@ -28,23 +24,39 @@ RUNTIME = ("ort.wasm.min.js", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threa
 PAGE = Path(__file__).parent / "page"
 ASSETS = ("style.css", "app.js", "worker.js", "recorder.js", "index.html")  # the page itself last
 DESCRIPTION = "model.json"
-SHOWN_METADATA = (
-    "study",
-    "arm",
-    "head",
-    "layer",
-    "encoder",
-    "profile",
-    "weights",
-    "version",
-)  # of the metadata, on the page
+# Of the file's metadata, shown on the page.
+SHOWN_METADATA = ("study", "arm", "head", "layer", "encoder", "profile", "weights", "version")
 
 
-def write_page(exported: Path, folder: Path, package: Path | None = None) -> dict[str, Any]:
-    """Lay the page for an exported file down in a folder (14 MB and the file itself); the page's HTML comes last.
+class WrittenPage(TypedDict):
+    """Where a page lies: `web` of what `stitch-export --web` prints."""
 
-    package: what `fetch` gave. Returns {folder, files, bytes}. Raises ModelError for a file that is damaged or not
-    ours, UserError where the folder cannot be written or onnxruntime-web cannot be had.
+    folder: str
+    files: list[str]  # names in the folder, sorted
+    bytes: int  # of all of them
+
+
+class PageDescription(TypedDict):
+    """model.json beside a page: what the page must know of the exported file, and the numbers that the runtime uses."""
+
+    model: str  # the file's name in the folder
+    bytes: int
+    sha256: str  # of the whole file, so that the page recognises a damaged one
+    labels: list[str]
+    rate: int  # Hz
+    window: int  # samples of one window, and the hop
+    last: int  # samples that the last window has at least, unless it is the only one
+    shortest: int  # samples of the shortest clip that is accepted
+    silent: float  # the largest |sample| of a clip that counts as silent
+    about: dict[str, str]  # of the file's metadata, what is shown
+    runtime: str  # onnxruntime-web and its version, as npm names them
+
+
+def write_page(exported: Path, folder: Path, package: Path | None = None) -> WrittenPage:
+    """Write the page for an exported file into a folder (14 MB and the file itself); the page's HTML comes last.
+
+    package: what `fetch_runtime` gave. Raises ModelError for a file that is damaged or not ours, UserError where the
+    folder cannot be written or onnxruntime-web cannot be had.
     """
     _, meta = model.load(exported, threads=1)
     with tarfile.open(package or fetch_runtime()) as archive:
@@ -61,12 +73,12 @@ def write_page(exported: Path, folder: Path, package: Path | None = None) -> dic
     return {"folder": str(folder), "files": sorted(content), "bytes": sum(map(len, content.values()))}
 
 
-def _describe_model(name: str, exported: bytes, meta: dict[str, str]) -> dict[str, Any]:
-    """What the page must know of the file, and the numbers by which the runtime cuts and refuses."""
+def _describe_model(name: str, exported: bytes, meta: dict[str, str]) -> PageDescription:
+    """What model.json says."""
     return {
         "model": name,
         "bytes": len(exported),
-        "sha256": hashlib.sha256(exported).hexdigest(),  # by which the page knows a damaged one
+        "sha256": hashlib.sha256(exported).hexdigest(),
         "labels": list(CLASSES),
         "rate": audio.RATE,
         "window": speech.WINDOW,
@@ -79,9 +91,9 @@ def _describe_model(name: str, exported: bytes, meta: dict[str, str]) -> dict[st
 
 
 def fetch_runtime() -> Path:
-    """The npm package of onnxruntime-web, at the version and with the digest that are pinned here.
+    """The path of the npm package of onnxruntime-web, at the version and with the digest that are pinned here.
 
-    Kept in the user's cache folder, so that npm is asked once (33 MB). Raises UserError where it cannot be had.
+    It is kept in the user's cache folder, so that npm is asked once (33 MB). Raises UserError where it cannot be had.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "embedkit"
     package = cache / f"{PACKAGE.replace('@', '-')}.tgz"

@@ -1,13 +1,13 @@
-"""The page on this machine only."""
+"""Serves a page to this machine only."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 from embedkit.errors import UserError
 from embedkit.runtime import model
@@ -30,25 +30,27 @@ MEDIA_TYPES = {
 class _Handler(SimpleHTTPRequestHandler):
     """Static files with the types that browsers insist on, and the headers that allow WebAssembly its threads."""
 
-    def guess_type(self, path: Any) -> str:
+    def guess_type(self, path: str | os.PathLike[str]) -> str:
+        """The media type of a file, by the ending of its name."""
         return MEDIA_TYPES.get(Path(path).suffix) or super().guess_type(path)
 
     def end_headers(self) -> None:
+        """Add the headers of every response."""
         self.send_header("Cache-Control", "no-cache")
         self.send_header("Cross-Origin-Opener-Policy", "same-origin")
         self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
         self.send_header("X-Content-Type-Options", "nosniff")
         super().end_headers()
 
-    def log_message(self, *_: Any) -> None:
-        """Say nothing of each request."""
+    def log_message(self, *_: object) -> None:
+        """Print nothing about a request."""
 
 
 def make_server(folder: Path, port: int = PORT) -> ThreadingHTTPServer:
     """A server of a page's folder on 127.0.0.1 only, not yet serving. port 0: any that is free.
 
-    Raises UserError where the folder holds no page or the port is taken, ModelError where the page's file is damaged or
-    not ours.
+    Raises UserError where the folder holds no page or the port is taken, ModelError where the page's model is damaged
+    or not ours.
     """
     model.load(_find_model(folder), threads=1)
     try:
@@ -59,7 +61,7 @@ def make_server(folder: Path, port: int = PORT) -> ThreadingHTTPServer:
 
 
 def _find_model(folder: Path) -> Path:
-    """The file that a page in a folder runs."""
+    """The exported file that the page in a folder runs. Raises UserError where the page is missing or incomplete."""
     try:
         name = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["model"]
         if not (folder / "index.html").is_file():
@@ -72,7 +74,7 @@ def _find_model(folder: Path) -> Path:
 
 
 def serve(folder: Path, port: int = PORT, announce: Callable[[str], None] = print) -> None:
-    """Serve a page's folder to this machine until Ctrl-C; announce is told the address."""
+    """Serve a page's folder to this machine until Ctrl-C; announce gets the address once it is served."""
     with make_server(folder, port) as running:
         announce(f"http://localhost:{running.server_port}/")
         try:

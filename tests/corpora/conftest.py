@@ -93,20 +93,47 @@ def make_manifest(root: Path) -> Path:
     return table
 
 
-MAKERS: dict[str, Callable[[Path], Path]] = {
-    "iemocap": make_iemocap,
-    "crema-d": make_crema_d,
-    "ravdess": make_ravdess,
-    "manifest": make_manifest,
-}
+Maker = Callable[[Path], Path]
+
+
+def find_maker(corpus: str) -> Maker:
+    """This module's make_<corpus>; the test fails with what to write where there is none."""
+    function = f"make_{corpus.replace('-', '_')}"
+    if function not in globals():
+        pytest.fail(
+            f"no generated tree of '{corpus}': write {function}(root) in tests/corpora/conftest.py, which lays down its"
+            " folders and file names and returns the root",
+            pytrace=False,
+        )
+    maker: Maker = globals()[function]
+    return maker
+
+
+class Makers:
+    """makers[corpus](root) lays down the corpus's tree in a new folder and returns its root."""
+
+    def __getitem__(self, corpus: str) -> Maker:
+        return find_maker(corpus)
+
+
+class Trees:
+    """trees[corpus] is the root of one generated tree, made when it is first asked for; not to be changed."""
+
+    def __init__(self, tmp_path_factory: pytest.TempPathFactory) -> None:
+        self._new_folder = tmp_path_factory.mktemp
+        self._roots: dict[str, Path] = {}
+
+    def __getitem__(self, corpus: str) -> Path:
+        if corpus not in self._roots:
+            self._roots[corpus] = find_maker(corpus)(self._new_folder(corpus))
+        return self._roots[corpus]
 
 
 @pytest.fixture(scope="session")
-def makers() -> dict[str, Callable[[Path], Path]]:
-    return MAKERS
+def makers() -> Makers:
+    return Makers()
 
 
 @pytest.fixture(scope="session")
-def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """{corpus: root} of one generated tree each, not to be changed."""
-    return {name: make(tmp_path_factory.mktemp(name)) for name, make in MAKERS.items()}
+def trees(tmp_path_factory: pytest.TempPathFactory) -> Trees:
+    return Trees(tmp_path_factory)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 import shutil
@@ -15,7 +14,7 @@ import pytest
 import soundfile
 import torch
 import transformers
-from encoders_fixtures import TINY, tiny_hubert
+from encoders_fixtures import family, noise, plain, pooled, tiny_hubert
 from safetensors.numpy import load_file, save_file
 
 from embedkit import encoders
@@ -37,59 +36,6 @@ def speech(shared: Path) -> list[np.ndarray]:
         assert rate == 16_000
         waves.append(wave)
     return waves
-
-
-def noise(samples: int, seed: int = 0) -> np.ndarray:
-    return (np.random.default_rng(seed).standard_normal(samples) * 0.1).astype(np.float32)
-
-
-@functools.lru_cache(maxsize=2)
-def original(folder: Path) -> tuple[Any, Any]:
-    extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
-    return extractor, transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
-
-
-def plain(folder: Path, wave: np.ndarray, **extract: Any) -> np.ndarray:
-    """What a user of transformers would write: [layer, frame, dim] of one clip, all frames."""
-    extractor, model = original(folder)
-    inputs = extractor(wave, sampling_rate=16_000, return_tensors="pt", **extract)
-    with torch.no_grad():
-        if "input_features" in inputs:
-            output = model.encoder(inputs.input_features, output_hidden_states=True)
-        else:
-            output = model(inputs.input_values, output_hidden_states=True)
-    return np.stack([h[0].numpy() for h in output.hidden_states])
-
-
-def pooled(states: np.ndarray) -> np.ndarray:
-    states = states.astype(np.float64)
-    return np.stack([states.mean(1), states.std(1)], axis=1)
-
-
-def family(folder: Path, kind: str) -> Path:
-    """A tiny checkpoint of one of the family's members, as transformers itself saves it."""
-    geometry = {k: v for k, v in TINY.items() if k not in ("model_type", "architectures")}
-    large = {
-        "feat_extract_norm": "layer",
-        "do_stable_layer_norm": True,
-        "conv_bias": True,
-        "feat_proj_layer_norm": True,
-    }
-    config, normalize = {
-        "hubert": (transformers.HubertConfig(**geometry), False),
-        "hubert-large": (transformers.HubertConfig(**{**geometry, **large}), True),
-        "wav2vec2": (transformers.Wav2Vec2Config(**geometry), True),
-        "wavlm": (transformers.WavLMConfig(**geometry), False),
-        "wavlm-large": (transformers.WavLMConfig(**{**geometry, **large}), True),
-        "data2vec-audio": (
-            transformers.Data2VecAudioConfig(**{**geometry, "num_conv_pos_embeddings": 3, "conv_pos_kernel_size": 5}),
-            True,
-        ),
-    }[kind]
-    torch.manual_seed(0)
-    transformers.AutoModel.from_config(config).save_pretrained(folder)
-    transformers.Wav2Vec2FeatureExtractor(do_normalize=normalize).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -300,6 +246,22 @@ def test_the_family_in_bf16(kind: str, tmp_path: Path) -> None:
     spec = encoders.resolve(str(family(tmp_path / kind, kind)))
     a, b = encoders.load(spec).pool(noise(16_000)), encoders.load(spec, "bf16").pool(noise(16_000))
     assert ((a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)).min() >= 0.9999
+
+
+@pytest.mark.parametrize("kind", ["hubert", "hubert-large", "wavlm"])
+def test_bf16_on_a_processor_without_it(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The features of fp32 from a checkpoint whose weights are rounded to bf16, bit for bit; close to its own fp32."""
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    folder = family(tmp_path / kind, kind)
+    spec, wave = encoders.resolve(str(folder)), noise(16_000)
+    exact, features = encoders.load(spec).pool(wave), encoders.load(spec, "bf16").pool(wave)
+    weights = load_file(folder / "model.safetensors")
+    rounded = {key: torch.from_numpy(value).bfloat16().float().numpy() for key, value in weights.items()}
+    save_file(rounded, folder / "model.safetensors", metadata={"format": "pt"})
+    np.testing.assert_array_equal(features, encoders.load(encoders.resolve(str(folder))).pool(wave))
+    cosine = (exact * features).sum(-1) / np.linalg.norm(exact, axis=-1) / np.linalg.norm(features, axis=-1)
+    assert cosine.min() >= 0.9999
+    assert not (exact == features).all()
 
 
 # ---------------------------------------------------------------- what is read

@@ -68,6 +68,18 @@ def convolved(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride: int, 
     return out
 
 
+def stepped(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Loops over outputs: whole numbers, and the step of each output, as large as its largest weight and its largest
+    sum of two neighbours ask for; they are neighbours by tap, then channel."""
+    whole, scale = np.zeros(weight.shape), np.zeros(len(weight), np.float32)
+    for channel, row in enumerate(weight):
+        line = row.T.reshape(-1)
+        sums = [abs(line[i : i + 2].sum()) for i in range(0, len(line), 2)]
+        scale[channel] = max(*sums, *abs(line)) / np.float32(127)
+        whole[channel] = np.rint(row / scale[channel])
+    return whole, scale
+
+
 @pytest.mark.parametrize(
     ("kernel", "stride", "pad", "frames", "groups"),
     [(3, 2, 0, 31, 1), (3, 2, 1, 30, 1), (2, 2, 0, 31, 1), (3, 1, 1, 8, 1), (1, 1, 0, 5, 1), (8, 1, 4, 9, 3)],
@@ -85,11 +97,33 @@ def test_a_convolution_in_integers_is_one_of_rounded_weights_and_sound(
     found = quantize.check_profile(model, "speed")
     kind = {"convolution": 1} if groups == 1 else {"positional convolution": groups}
     assert found["nodes"] == found["integer"] == kind
-    whole, scale = quantize.quantize_weight(weight, 0)
+    whole, scale = stepped(weight)
     expected = convolved(rounded(x), whole * scale[:, None, None], bias, stride, pad)
     got = run(model, x)
     np.testing.assert_allclose(got, expected, atol=1e-4)
     assert np.abs(got - convolved(x, weight, bias, stride, pad)).max() > 1e-2
+
+
+@pytest.mark.parametrize("channels", [CHANNELS, CHANNELS - 1])
+@pytest.mark.parametrize("frames", [1, 7])
+@pytest.mark.parametrize("signs", ["+", "-", "+-", "++--"])
+def test_the_most_extreme_products_do_not_overflow(signs: str, frames: int, channels: int) -> None:
+    """Activations of 255 and 0 by weights as large as they get: what numpy has in float64, on any processor. One of
+    AVX2 without VNNI adds two products in 16 bits, so no two neighbours among the weights may sum past 128."""
+    row = np.resize([{"+": 1.0, "-": -1.0}[sign] for sign in signs], channels).astype(np.float32)
+    weight = np.repeat(row[None, :, None], WIDTH, 0)
+    weight[1::2] *= -1
+    x = np.ones((1, channels, frames), np.float32)
+    x[:, :, 1::3] = 0
+    x[:, ::3, 2::3] = 0
+    conv = helper.make_node("Conv", ["x", "weight"], ["y"], "Conv_0")
+    model = quantize.PROFILES["speed"](graph([conv], {"weight": weight}, "y", ["batch", WIDTH, "out"], channels))
+    whole, scale = stepped(weight)
+    expected = convolved(x, whole * scale[:, None, None], np.zeros(WIDTH), 1, 0)
+    np.testing.assert_allclose(run(model, x), expected, rtol=1e-5, atol=1e-4)
+    (held,) = [numpy_helper.to_array(t) for t in model.graph.initializer if t.data_type == TensorProto.INT8]
+    assert np.abs(np.add.reduceat(held.astype(int), range(0, channels, 2))).max() <= 128
+    assert 255 * 128 < 2**15 <= 255 * 129
 
 
 def stack() -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:

@@ -18,8 +18,8 @@ from embedkit.cache import Cache
 from embedkit.classes import CLASSES
 from embedkit.encoders import exported
 from embedkit.errors import EncoderError, UserError
-from embedkit.export import stitch_study
 from embedkit.export.quantize import _graph
+from embedkit.refit import stitch_export
 from embedkit.runtime.model import make_session_options
 
 
@@ -35,7 +35,7 @@ def made(space: workspace.Workspace) -> dict:
     """The file, and the one that is fitted to it; the head is quantized too, as one of a real encoder's width is."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_graph, "SMALLEST", 100)
-        after = stitch_study(space, "made", head="logistic", clips=8, refit=True)
+        after = stitch_export(space, "made", head="logistic", clips=8, refit=True)
     before = space.studies / "made" / "logistic-size.onnx"
     certificate = json.loads(before.with_suffix(".certificate.json").read_text())
     return {"before": {"model": str(before), "certificate": certificate}, "after": after}
@@ -104,7 +104,7 @@ def test_before_is_the_folds_heads_on_the_files_features(space: workspace.Worksp
 def test_what_a_file_does_not_fit_is_said(space: workspace.Workspace, made: dict, tmp_path: Path) -> None:
     """Another profile, a recipe that pads, a damaged file, a file of before, no file."""
     with pytest.raises(UserError, match="of profile size"):
-        stitch_study(space, "made.logistic-size-refit", profile="speed", clips=8)
+        stitch_export(space, "made.logistic-size-refit", profile="speed", clips=8)
     encoder = encoders.load(encoders.resolve(made["before"]["model"]))
     with pytest.raises(EncoderError, match="use the recipe that it was exported with"):
         encoder.pool(np.ones(8_000, np.float32), pad_to=128_000)
@@ -132,7 +132,7 @@ def test_layers_of_a_file_count_from_0(space: workspace.Workspace, tmp_path: Pat
     flags = {"corpus": "clips", "recipe": "exact", "encoder": base.place, "folds": "speaker", "heads": ["logistic"]}
     flags["layer"] = "concat"
     study.run_single_study(space, flags=flags, settings={"folds.k": 4, "stats": ["mean", "std"]}, name="both")
-    both = stitch_study(space, "both", profile="float", clips=8)["model"]
+    both = stitch_export(space, "both", profile="float", clips=8)["model"]
     spec = encoders.resolve(both)
     assert spec.layers == base.sources["clips"].layers > 1
     card = cards.read(cards.Recipe, space.card("cache", "exact"))
@@ -147,7 +147,7 @@ def test_layers_of_a_file_count_from_0(space: workspace.Workspace, tmp_path: Pat
     study.run_single_study(
         space, flags={**flags, "encoder": both, "layer": "1"}, settings={"folds.k": 4}, name="second"
     )
-    second = stitch_study(space, "second", output=tmp_path / "second.onnx", clips=8)
+    second = stitch_export(space, "second", output=tmp_path / "second.onnx", clips=8)
     assert second["certificate"]["file_against_torch"]["largest_change"] < 1e-4
     assert json.loads(Path(second["model"]).with_suffix(".certificate.json").read_text())["layer"] == 1
     assert encoders.resolve(second["model"]).layers == 1

@@ -142,7 +142,7 @@ def test_rate_equals_torch_schedulers(steps: int, warmup: float) -> None:
 class Watched(MLP):
     """Keeps the weights after each epoch."""
 
-    def _epoch(self, epoch: int, *rest: Any) -> None:
+    def _train_epoch(self, epoch: int, *rest: Any) -> None:
         super()._train_epoch(epoch, *rest)
         self.history_ = (
             [*self.history_, self.network_.parameters.clone()] if epoch else [self.network_.parameters.clone()]

@@ -55,4 +55,4 @@ def test_predict_needs_five_packages(exported: Path, tmp_path: Path) -> None:
     assert json.loads(noise.stdout)["files"][0]["label"] is None
     picture = predict("--plot", "a.png")
     assert (picture.returncode, picture.stdout) == (2, "")
-    assert "pip install matplotlib" in picture.stderr and picture.stderr.count("\n") == 1
+    assert "pip install 'embedkit[plot]'" in picture.stderr and picture.stderr.count("\n") == 1

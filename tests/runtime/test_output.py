@@ -88,5 +88,5 @@ def test_what_cannot_be_written_is_said_beforehand(tmp_path: Path, monkeypatch: 
     for name in [n for n in sys.modules if n.split(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(UserError, match="pip install matplotlib"):
+    with pytest.raises(UserError, match=r"pip install 'embedkit\[plot\]'"):
         output.check_writable(None, tmp_path / "a.png", 1)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from embedkit import cli, export, web
+from embedkit import cli, refit, web
 from embedkit.errors import ModelError, UserError
 from embedkit.runtime import Predictor
 from embedkit.runtime.model import CLASSES
@@ -164,7 +164,7 @@ def test_the_verbs(
 ) -> None:
     """stitch-export --web lays the page of the file that it made; serve refuses a folder without one."""
     made = {"model": str(loudness), "bytes": 1_000, "certificate": {}}
-    monkeypatch.setattr(export, "stitch_study", lambda *_, **__: dict(made))
+    monkeypatch.setattr(refit, "stitch_export", lambda *_, **__: dict(made))
     monkeypatch.setattr(web, "fetch_runtime", lambda: stand_in)
     home = ["--workspace", str(init_workspace(tmp_path / "home").root)]
     assert cli.run([*home, "stitch-export", "--web", str(tmp_path / "site"), "--json"]) == 0

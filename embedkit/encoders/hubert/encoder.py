@@ -1,52 +1,61 @@
-"""The HuBERT family: waveform in. HuBERT, DistilHuBERT, wav2vec 2.0, WavLM and data2vec-audio.
-
-Sources: Hsu et al. 2021 (HuBERT), Chang et al. 2022 (DistilHuBERT), Baevski et al. 2020 and 2022 (wav2vec 2.0,
-data2vec), Chen et al. 2022 (WavLM). They differ in training and details of the layers, which transformers knows; the
-frame is the same in all: 400 samples (25 ms), one every 320 (20 ms).
-"""
+"""The HuBERT family as an encoder: clips are normalised, batched and masked, and their own frames are pooled."""
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TypedDict
 
 import numpy as np
-import numpy.typing as npt
 
-from embedkit.encoders._base import Spec, check_length, pool_frames
+from embedkit.audio import Wave
+from embedkit.encoders._base import Pooled, Spec, check_length, pool_frames
 from embedkit.encoders._checkpoint import PREPROCESSOR, load_pretrained
 from embedkit.encoders.hubert.frames import FRAME_MULTIPLE, count_samples, round_up
 
 MODEL_TYPES = ("hubert", "wav2vec2", "wavlm", "data2vec-audio")
 
 
-def geometry(config: Mapping[str, Any]) -> tuple[int, int]:
+class FamilyConfig(TypedDict):
+    """config.json of a checkpoint of this family, as far as it is read here."""
+
+    num_hidden_layers: int
+    hidden_size: int
+
+
+def geometry(config: FamilyConfig) -> tuple[int, int]:
+    """(hidden states, dim)."""
     return config["num_hidden_layers"] + 1, config["hidden_size"]
 
 
 def is_used(key: str) -> bool:
+    """Whether a weight belongs to the encoder."""
     return "feature_extractor." in key or "feature_projection." in key or "encoder." in key
 
 
 def load(spec: Spec, precision: str, device: str, _: bool) -> Hubert:
+    """The encoder, ready to pool; see `embedkit.encoders.load`. It has no fixed window that could be cropped."""
     return Hubert(spec, precision, device)
 
 
 class Hubert:
-    """transformers' model with faster convolutions (`forward.py`). See `embedkit.encoders.Encoder`."""
+    """transformers' model with faster convolutions (`forward.py`). See `embedkit.encoders.Encoder`.
+
+    bf16 is fp32 with the weights rounded to bf16 on a processor that does not multiply in it (`choose_arithmetic`). So
+    its features differ in their last digits between kinds of processors: each is within a cosine of 0.9999 of fp32's.
+    """
 
     def __init__(self, spec: Spec, precision: str, device: str) -> None:
         import torch
 
         from embedkit.encoders.hubert.forward import optimise_model
 
-        # WavLM hands torch a boolean mask beside a float bias; that is fine, and torch would say so on stderr.
+        # WavLM gives torch a boolean mask and a float bias; that is right, but torch warns of it.
         warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask and attn_mask")
         model, self.unexpected = load_pretrained(spec)
         config = model.config
-        # Where norms stand between positional convolutions, padding cannot be kept out of a clip by a mask.
+        # Where there are norms between positional convolutions, no mask can keep the padding out of a clip.
         self._maskable = hasattr(model.encoder.pos_conv_embed, "conv") and not getattr(
             config, "conv_pos_batch_norm", False
         )
@@ -57,10 +66,12 @@ class Hubert:
         preprocessor = json.loads((spec.folder / PREPROCESSOR).read_text(encoding="utf-8"))
         self._do_normalize = preprocessor.get("do_normalize", True)  # transformers' own default
 
-    def pool(self, wave: npt.NDArray[np.float32], *, pad_to: int = 0) -> npt.NDArray[np.float32]:
+    def pool(self, wave: Wave, *, pad_to: int = 0) -> Pooled:
+        """One clip's mean and standard deviation over its own frames [layer, 2, dim]."""
         return self.pool_many([wave], pad_to=pad_to)[0]
 
-    def pool_many(self, waves: Sequence[npt.NDArray[np.float32]], *, pad_to: int = 0) -> list[npt.NDArray[np.float32]]:
+    def pool_many(self, waves: Sequence[Wave], *, pad_to: int = 0) -> list[Pooled]:
+        """`pool` of each clip, as one batch; one by one where padding cannot be masked."""
         for wave in waves:
             check_length(wave, self._shortest)
         waves = [self._prepare_wave(wave, pad_to) for wave in waves]
@@ -68,7 +79,7 @@ class Hubert:
             return self._pool_batch(waves)
         return [self._pool_batch([wave])[0] for wave in waves]
 
-    def _pool_batch(self, waves: Sequence[npt.NDArray[np.float32]]) -> list[npt.NDArray[np.float32]]:
+    def _pool_batch(self, waves: Sequence[Wave]) -> list[Pooled]:
         import torch
 
         frame_counts = [self._count_frames(len(wave)) for wave in waves]
@@ -88,7 +99,7 @@ class Hubert:
             ).hidden_states
             return [pool_frames(torch.stack([state[i, :n] for state in states])) for i, n in enumerate(frame_counts)]
 
-    def _prepare_wave(self, wave: npt.NDArray[np.float32], pad_to: int) -> npt.NDArray[np.float32]:
+    def _prepare_wave(self, wave: Wave, pad_to: int) -> Wave:
         """The checkpoint's own normalisation, as Wav2Vec2FeatureExtractor does it, then zeros up to pad_to."""
         if self._do_normalize:
             wave = (wave - wave.mean()) / np.sqrt(wave.var() + np.float32(1e-7))
@@ -101,7 +112,8 @@ class Hubert:
 
 
 def round_up_frames(frames: int) -> int:
-    """A multiple of 16, beyond 512 frames of an eighth of the power of two below: each shape costs 4 MB and 50 ms.
+    """The next multiple of 16; beyond 512 frames, of an eighth of the power of two below. So there are few shapes, each
+    of which costs 4 MB and 50 ms.
 
     >>> [round_up_frames(frames) for frames in (1, 200, 512, 513, 1_025)]
     [16, 208, 512, 576, 1152]

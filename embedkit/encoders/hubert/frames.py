@@ -1,16 +1,16 @@
-"""How many frames and samples the convolutions of HuBERT-like encoders give and take."""
+"""Frames and samples: what the convolutions of HuBERT-like encoders make of a clip's length."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-# The convolutions see a multiple of so many frames: on a CPU oneDNN compiles its kernels anew for each shape, which
-# costs more in bf16 than a clip itself, and there are few shapes so. The layers after them see `padded` ones.
+# The convolutions are given a multiple of so many frames. On a CPU oneDNN compiles its kernels anew for each shape, and
+# in bf16 that takes longer than a clip; so there are few shapes. The layers after them are given `round_up_frames`.
 FRAME_MULTIPLE = 8
 
 
 def round_up(number: int, factor: int) -> int:
-    """The next one.
+    """The smallest multiple of a factor that is not below a number.
 
     >>> round_up(7, 8), round_up(8, 8)
     (8, 8)

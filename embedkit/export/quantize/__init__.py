@@ -1,9 +1,8 @@
-"""Profiles: the same graph, smaller or faster. Each is one function from a float graph to its final one.
+"""Profiles: the same graph, smaller or faster. Each is one function from the float graph to the final one.
 
-float      the reference
-size       every large weight in 8 bits
-speed.py   the products in 8-bit integers, convolutions as products
-small.py   weights in 4 bits
+profiles.py   all four by name: float (the reference), size (every large weight in 8 bits), speed and small
+speed.py      the products in 8-bit integers, convolutions as products
+small.py      weights in 4 bits
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Quantized weights and changes to a graph, that the profiles share."""
+"""What the profiles share: quantizing weights, and changing a graph."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-SMALLEST = 1024  # elements: smaller weights together weigh less than their error is worth
-TABLES = ("fourier", "filters")  # the log-mel's own constants are a formula, not weights: they stay exact
-PRODUCTS = ("Conv", "MatMul", "Gemm", "MatMulInteger")  # what multiplies by a weight, its second input
+from embedkit.runtime.model import make_session_options
+
+SMALLEST = 1024  # elements: smaller weights save too few bytes to be worth their error
+TABLES = ("fourier", "filters")  # the constants of the log-mel are no learned weights: they stay exact
+PRODUCTS = ("Conv", "MatMul", "Gemm", "MatMulInteger")  # nodes that multiply by a weight, their second input
 
 Array = npt.NDArray[np.float32]
 Wave = Array  # [samples], 16 kHz
@@ -38,42 +40,50 @@ def quantize_to_8_bits(model: onnx.ModelProto) -> onnx.ModelProto:
     return result
 
 
-def quantize_weight(weight: Array, axis: int) -> tuple[npt.NDArray[np.int8], Array]:
-    """int8 of the same shape in -127..127 and one float32 scale for each index of `axis`."""
-    others = tuple(i for i in range(weight.ndim) if i != axis)
-    scale = (np.abs(weight).max(axis=others) / 127).astype(np.float32)
+def quantize_weight(weight: Array, axis: int, largest: Array | None = None) -> tuple[npt.NDArray[np.int8], Array]:
+    """int8 of the same shape, in -127..127, and one float32 scale for each index of `axis`.
+
+    largest: the weight that 127 stands for at each index; None: the largest weight there.
+    """
+    if largest is None:
+        largest = np.abs(weight).max(axis=tuple(i for i in range(weight.ndim) if i != axis))
+    scale = (largest / 127).astype(np.float32)
     scale[scale == 0] = 1.0
     whole = np.rint(weight / _align_scale(scale, weight.ndim, axis))
     return np.clip(whole, -127, 127).astype(np.int8), scale
 
 
 def _align_scale(scale: Array, ndim: int, axis: int) -> Array:
+    """The scale with a length-1 dimension for every other axis, so that it broadcasts to the weight."""
     return scale.reshape([-1 if i == axis else 1 for i in range(ndim)])
 
 
 def find_large_weights(graph: onnx.GraphProto) -> dict[str, int]:
-    """{initializer: its axis of output channels} of every large weight that a Conv, MatMul or Gemm multiplies by, and
-    of every table that is added, or a part of it."""
+    """{initializer: its axis of output channels} of every large weight.
+
+    Those are what a Conv, MatMul or Gemm multiplies by, and the tables that are added, wholly or in part.
+    """
     sizes = {t.name: t.dims for t in graph.initializer if t.data_type == TensorProto.FLOAT}
     large = {name for name, dims in sizes.items() if np.prod(dims) >= SMALLEST and not name.endswith(TABLES)}
-    found = {}
+    axes = {}
     for node in graph.node:
         if len(node.input) > 1 and node.input[1] in large and node.op_type in ("Conv", "MatMul", "Gemm"):
-            found[node.input[1]] = 0 if node.op_type == "Conv" or read_attributes(node).get("transB") else 1
+            axes[node.input[1]] = 0 if node.op_type == "Conv" or read_attributes(node).get("transB") else 1
         elif node.op_type in ("Add", "Slice"):  # a table of positions, whole or its beginning; biases are small
-            found |= {name: 1 for name in node.input if name in large and len(sizes[name]) == 2}
-    return found
+            axes |= {name: 1 for name in node.input if name in large and len(sizes[name]) == 2}
+    return axes
 
 
 def correct_shift(model: onnx.ModelProto, plain: onnx.ModelProto, waves: Sequence[Wave]) -> onnx.ModelProto:
-    """The quantized graph with the mean shift of its embedding on the clips taken back, before the head.
+    """The quantized graph, corrected for the mean shift of its embedding on the clips (waves), before the head.
 
-    Rounding moves the embeddings of all clips the same way to a good part: a constant takes that back for nothing.
+    A good part of the rounding error is the same for all clips: subtracting a constant removes it at no cost. plain:
+    the float graph. Without waves, the graph is returned as it is.
     """
     if not waves:
         return model
     ours, exact = (
-        np.mean([found["embedding"][0] for found in compute_tensors(each, ["embedding"], waves)], 0, dtype=np.float64)
+        np.mean([values["embedding"][0] for values in compute_tensors(each, ["embedding"], waves)], 0, dtype=np.float64)
         for each in (model, plain)
     )
     result = copy_model(model)
@@ -90,6 +100,7 @@ def correct_shift(model: onnx.ModelProto, plain: onnx.ModelProto, waves: Sequenc
 
 
 def copy_model(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A deep copy."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     return copy
@@ -100,21 +111,19 @@ def read_attributes(node: onnx.NodeProto) -> dict[str, Any]:
     return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
-def replace_nodes(graph: onnx.GraphProto, nodes: Iterator[onnx.NodeProto] | list[onnx.NodeProto], tensors: Any) -> None:
-    """Give the graph these nodes, and those of these initializers that they use. What was inferred is forgotten."""
-    nodes = list(nodes)
-    used = {name for node in nodes for name in node.input}
-    tensors = [tensor for tensor in tensors if tensor.name in used]
+def replace_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto], tensors: Iterable[onnx.TensorProto]) -> None:
+    """Give the graph these nodes, and the initializers among `tensors` that they use; inferred shapes are removed."""
+    new_nodes = list(nodes)
+    used = {name for node in new_nodes for name in node.input}
+    initializers = [tensor for tensor in tensors if tensor.name in used]
     del graph.initializer[:], graph.node[:], graph.value_info[:]
-    graph.initializer.extend(tensors)
-    graph.node.extend(nodes)
+    graph.initializer.extend(initializers)
+    graph.node.extend(new_nodes)
 
 
 def compute_tensors(model: onnx.ModelProto, names: Sequence[str], waves: Iterable[Wave]) -> Iterator[dict[str, Array]]:
-    """The values of some of a graph's tensors, clip by clip."""
+    """{name: value} of some of a graph's tensors, clip by clip."""
     import onnxruntime
-
-    from embedkit.runtime.model import make_session_options
 
     if not names:
         return
@@ -125,5 +134,5 @@ def compute_tensors(model: onnx.ModelProto, names: Sequence[str], waves: Iterabl
         whole.SerializeToString(), make_session_options(), providers=["CPUExecutionProvider"]
     )
     for wave in waves:
-        found = session.run(list(names), {"signal": wave[None], "lengths": np.array([len(wave)])})
-        yield dict(zip(names, found, strict=True))
+        values = session.run(list(names), {"signal": wave[None], "lengths": np.array([len(wave)])})
+        yield dict(zip(names, values, strict=True))

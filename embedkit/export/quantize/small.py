@@ -1,14 +1,15 @@
 """small: weights in 4 bits by blocks, rounded so that a layer's output changes least on real sound.
 
-The weights of a block share one scale. What a weight loses to rounding is made up for by the weights of the same output
-that are not rounded yet (GPTQ, Frantar et al. 2022, with the scales fixed before), as far as the layer's inputs on the
-calibration clips allow. All arithmetic stays in float32.
+The weights of a block share one scale. The weights of the same output that are not rounded yet compensate for the
+rounding error of a weight (GPTQ, Frantar et al. 2022, with the scales fixed before), as far as the layer's inputs on
+the calibration clips allow. All arithmetic stays in float32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,14 +29,15 @@ from embedkit.export.quantize._graph import (
 BLOCK = 128  # weights that share a scale
 LOWEST, HIGHEST = -8, 7  # of 4 bits
 INT4 = helper.tensor_dtype_to_np_dtype(TensorProto.INT4)
-SHARES = np.linspace(1.0, 0.6, 17)  # of a block's largest weight: what is tried as its scale
-ROWS = 600  # of a layer's inputs, at most, of a clip: neighbours say nearly the same
-FRAME = 320  # samples: both families have one frame for so many. Whisper's window holds others, past the clip's end
+SHARES = np.linspace(1.0, 0.6, 17)  # of a block's largest weight: the scales that are tried
+ROWS = 600  # of a layer's inputs, at most, from one clip: neighbouring rows are nearly the same
+FRAME = 320  # samples: both families have one frame for so many. Whisper's window has more, past the clip's end
 DAMPING = 0.01  # of the mean diagonal, as in the paper
-WIDEST = 4096  # inputs: beyond it the second moments would cost more than they are worth
+WIDEST = 4096  # inputs: for more, the second moments would cost too much
 
 Moments = npt.NDArray[np.float64]
 Int8Array = npt.NDArray[np.int8]
+Element = TypeVar("Element", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -48,18 +50,19 @@ class Layer:
 
     @classmethod
     def of(cls, node: onnx.NodeProto, weight: Array) -> Layer | None:
-        """None where no axis of inputs divides."""
+        """The layer of a node; None where no axis of its inputs divides into blocks."""
         axes = {"MatMul": [0], "Conv": [1, 2]}.get(node.op_type, [])
         axis = next((axis for axis in axes if weight.shape[axis] % BLOCK == 0), None)
         return None if axis is None else cls(node, weight, axis)
 
     @property
     def source(self) -> str:
+        """The tensor that the layer takes."""
         return str(self.node.input[0])
 
     @property
     def input_key(self) -> str:
-        """What layers with the same inputs have in common."""
+        """A name that layers with the same inputs share."""
         return f"{self.node.op_type} {self.node.input[0]} {sorted(read_attributes(self.node).items())}"
 
     @property
@@ -67,15 +70,19 @@ class Layer:
         """Whether its inputs are few enough, and the same for all outputs."""
         return len(self.as_matrix(self.weight)) <= WIDEST and read_attributes(self.node).get("group", 1) == 1
 
-    def as_matrix(self, values: npt.NDArray) -> npt.NDArray:  # type: ignore[type-arg]
+    def as_matrix(self, values: npt.NDArray[Element]) -> npt.NDArray[Element]:
         """[input, output]; of a convolution the inputs are channel * kernel."""
         return values if self.node.op_type == "MatMul" else values.reshape(len(values), -1).T
 
     def from_matrix(self, matrix: Int8Array) -> Int8Array:
+        """The inverse of `as_matrix`: [input, output] to the shape of the weight."""
         return matrix if self.node.op_type == "MatMul" else np.ascontiguousarray(matrix.T).reshape(self.weight.shape)
 
     def inputs(self, value: Array, samples: int) -> Array:
-        """What it multiplies by its weight for a clip of so many samples: [row, input], at most ROWS rows."""
+        """The rows that the layer multiplies by its weight, [row, input], at most ROWS of them.
+
+        value: the tensor `source` for one clip of so many samples.
+        """
         if self.node.op_type == "MatMul":
             rows = value.reshape(-1, value.shape[-1])[: samples // FRAME + 1]
             return rows[:: max(1, len(rows) // ROWS)]
@@ -90,7 +97,8 @@ class Layer:
 def quantize_to_4_bits(model: onnx.ModelProto, waves: Sequence[Wave]) -> onnx.ModelProto:
     """The graph with the weights of its linear layers and convolutions in 4 bits, each with a DequantizeLinear.
 
-    The head, the first convolution and what else does not divide into blocks are left as they are.
+    The head, the first convolution and other weights that do not divide into blocks are left as they are. Without
+    waves, every weight goes to its nearest step.
     """
     result = copy_model(model)
     graph = result.graph
@@ -114,14 +122,14 @@ def quantize_to_4_bits(model: onnx.ModelProto, waves: Sequence[Wave]) -> onnx.Mo
 
 def _find_layers(graph: onnx.GraphProto, tensors: dict[str, onnx.TensorProto]) -> dict[str, Layer]:
     large = find_large_weights(graph)
-    found: dict[str, Layer] = {}
+    layers: dict[str, Layer] = {}
     for node in graph.node:
         name = node.input[1] if len(node.input) > 1 else ""
         if name in large and not node.name.startswith("head/"):
             layer = Layer.of(node, numpy_helper.to_array(tensors[name]))
             if layer:
-                found[name] = layer
-    return found
+                layers[name] = layer
+    return layers
 
 
 def _measure_moments(model: onnx.ModelProto, layers: dict[str, Layer], waves: Sequence[Wave]) -> dict[str, Moments]:
@@ -155,7 +163,7 @@ def _round_to_nearest(value: npt.NDArray[np.floating]) -> Int8Array:
 
 
 def choose_scales(weight: Array, axis: int) -> Array:
-    """Of each block the scale with the least squared error among some: clipping a few large weights can pay."""
+    """The scale of each block, among those that are tried, with the least squared error; it may clip large weights."""
     shape, inner = list(weight.shape), axis + 1
     blocks = weight.reshape([*shape[:axis], shape[axis] // BLOCK, BLOCK, *shape[inner:]])
     full = np.maximum(blocks.max(inner) / HIGHEST, blocks.min(inner) / LOWEST)
@@ -170,7 +178,7 @@ def choose_scales(weight: Array, axis: int) -> Array:
 
 
 def round_compensating(weight: Array, step: Array, moments: Moments) -> Int8Array:
-    """Whole numbers [input, output], one input after the other, its error spread over those to come (GPTQ)."""
+    """Whole numbers [input, output], rounded one input after the other; its error is spread over those left (GPTQ)."""
     left, upper = weight.astype(np.float64), _factorize_inverse(moments)
     whole = np.empty(weight.shape, np.int8)
     for begin in range(0, len(left), BLOCK):
