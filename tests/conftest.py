@@ -22,7 +22,7 @@ def shared() -> Path:
 
 
 # The files that take longest, in order, so that two processes end together; the others are short.
-LONGEST = ("test_path.py", "test_series.py", "test_stitch.py", "test_files.py", "test_search.py", "test_cli.py")
+LONGEST = ("test_path.py", "test_series.py", "test_stitch.py", "test_assemble.py", "test_search.py", "test_cli.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

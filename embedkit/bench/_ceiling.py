@@ -22,9 +22,9 @@ def choose_arithmetic(precision: str) -> torch.dtype:
     """The type in which the encoder computes its products on this processor. precision: "bf16" or "fp32"."""
     import torch
 
-    from embedkit.encoders.hubert import forward
+    from embedkit.encoders import _arithmetic
 
-    return forward.choose_arithmetic("cpu", torch.bfloat16 if precision == "bf16" else torch.float32)
+    return _arithmetic.choose_arithmetic("cpu", torch.bfloat16 if precision == "bf16" else torch.float32)
 
 
 def note_arithmetic(precision: str) -> str:

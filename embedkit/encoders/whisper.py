@@ -53,8 +53,12 @@ class Whisper:
         import torch
         from transformers import WhisperFeatureExtractor
 
+        from embedkit.encoders._arithmetic import choose_arithmetic, round_weights
+
         model, self.unexpected = load_pretrained(spec)
-        self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self._dtype = choose_arithmetic(device, dtype)
+        round_weights(model.encoder.parameters(), dtype, self._dtype)
         self._device, self._crop = device, crop
         self._encoder = model.encoder.to(device=device, dtype=self._dtype)
         # Dither would add noise that depends on no seed.

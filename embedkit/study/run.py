@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from embedkit import files, report
 from embedkit._version import __version__
@@ -26,7 +27,7 @@ from embedkit.workspace import Workspace
 
 
 def run_single_study(
-    workspace: Workspace,
+    workspace: Workspace | Path | str,
     card: str | None = None,
     flags: StudyFlags | None = None,
     settings: Mapping[str, object] | None = None,
@@ -39,6 +40,7 @@ def run_single_study(
     partial: take incomplete caches as they are. jobs: processes (default: the number of cores).
     Raises StudyError, CardError or CacheError before anything trains.
     """
+    workspace = Workspace.at(workspace)
     return run_plan(
         plan_study(workspace, *resolve_study(workspace, card, flags, settings, name), partial=partial), jobs
     )

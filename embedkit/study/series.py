@@ -31,7 +31,7 @@ KINDS = ("part", "arm", "layer", "head")
 
 
 def run_study(
-    workspace: Workspace,
+    workspace: Workspace | Path | str,
     card: str | None = None,
     flags: StudyFlags | None = None,
     settings: Mapping[str, object] | None = None,
@@ -41,12 +41,14 @@ def run_study(
 ) -> StudyOutcome:
     """Run a study, with parts or without, or what is left of it; in a study with parts each result has its `part`.
 
+    workspace: itself, or its folder.
     card: a name in studies/, a path, or None: the defaults. flags: as on the command line. settings: by dotted key
     ({"folds.k": 4}). name: of the study's folder. partial: take incomplete caches as they are. jobs: processes
     (default: the number of cores). See `resolve_study`.
 
     Raises StudyError, CardError or CacheError before anything trains.
     """
+    workspace = Workspace.at(workspace)
     parts = list_parts(workspace, card)
     if not parts:
         return run_single_study(workspace, card, flags, settings, name, partial, jobs)

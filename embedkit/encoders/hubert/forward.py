@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from embedkit.encoders._arithmetic import choose_arithmetic, has_onednn, round_weights
 from embedkit.encoders.hubert.frames import FRAME_MULTIPLE, count_samples, round_up
 
 
@@ -49,8 +50,7 @@ def optimise_model(model: Any, device: str, dtype: torch.dtype) -> Any:
     asked, dtype = dtype, choose_arithmetic(device, dtype)
     for tensor in model.parameters():
         tensor.data = tensor.data.clone()  # else a few small ones would keep the whole checkpoint in memory
-        if dtype != asked:
-            tensor.data = tensor.data.to(asked).to(dtype)
+    round_weights(model.parameters(), asked, dtype)
     model.feature_extractor = FeatureExtractor(model.feature_extractor, device, dtype)
     embedding = model.encoder.pos_conv_embed
     if has_onednn(device) and hasattr(embedding, "conv"):
@@ -68,25 +68,6 @@ def optimise_model(model: Any, device: str, dtype: torch.dtype) -> Any:
         if gelu:
             module.intermediate_act_fn = nn.Identity()
     return model
-
-
-def has_onednn(device: str) -> bool:
-    """Whether the functions for oneDNN's products can be used on a device ("cpu" or "cuda")."""
-    if device != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return False
-    return hasattr(torch.ops.mkldnn, "_linear_pointwise")
-
-
-def choose_arithmetic(device: str, dtype: torch.dtype) -> torch.dtype:
-    """The type in which products in dtype are computed: fp32 instead of bf16 where oneDNN has no bf16 on the processor.
-
-    It needs AVX-512 (or AVX-NE-CONVERT, or Arm's bf16), and cannot pack a weight in bf16 without; torch's own products
-    in bf16 take several times as long as fp32 there. The function that torch has for this question is not public.
-    """
-    if dtype != torch.bfloat16 or device != "cpu":
-        return dtype
-    supports_bf16 = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
-    return dtype if has_onednn(device) and supports_bf16() else torch.float32
 
 
 def pack_weight(weight: Tensor) -> Tensor:

@@ -11,11 +11,11 @@ import soundfile
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, f1_score
 
 from embedkit import audio
+from embedkit.classes import CLASSES
 from embedkit.corpora import Utterance
 from embedkit.errors import CorpusError
 from embedkit.evaluation import evaluate_clips
 from embedkit.runtime import Predictor
-from embedkit.runtime.model import CLASSES
 
 MAP = {"anger": ["angry"], "happiness": ["happy", "glad"], "neutral": ["neutral"], "sadness": ["sad"]}
 CLASS_OF = {label: name for name, labels in MAP.items() for label in labels}

@@ -35,7 +35,7 @@ from embedkit.bench import (
     time_in_turns,
 )
 from embedkit.bench import machine as machine_table
-from embedkit.encoders.hubert import forward
+from embedkit.encoders import _arithmetic
 from embedkit.errors import UserError
 from embedkit.heads import mlp
 
@@ -174,7 +174,7 @@ def test_packed_products_are_products() -> None:
 def test_what_is_not_bf16_says_so(supported: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a processor without it, bf16's products are raced in fp32, as the encoder computes them."""
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
-    monkeypatch.setattr(forward, "has_onednn", lambda _: True)
+    monkeypatch.setattr(_arithmetic, "has_onednn", lambda _: True)
     assert _ceiling.choose_arithmetic("bf16") == (torch.bfloat16 if supported else torch.float32)
     assert _ceiling.choose_arithmetic("fp32") == torch.float32
     assert ("computed in fp32" in _ceiling.note_arithmetic("bf16")) == (not supported)
