@@ -6,16 +6,14 @@ ValueError is raised for no rows, another shape, a label that is no class, and N
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
-from embedkit.classes import CLASSES
+from embedkit.classes import CLASSES, ClassLabels
 
 Array = npt.NDArray[np.float64]
-ClassLabels = Sequence[str] | npt.NDArray[np.str_]
 
 BINS = 15
 PROBABILITY_FLOOR = 1e-12  # logarithms are taken of at least this, so that a wrong 0 does not make the NLL infinite

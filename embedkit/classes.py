@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
 CLASSES = ("anger", "happiness", "neutral", "sadness")  # in this order everywhere
 
 # The names of scores, as in results: "ua", "f1.anger".
@@ -11,3 +18,4 @@ METRICS = ("wa", "ua", "macro_f1", *(f"{kind}.{name}" for kind in ("f1", "recall
 PROBABILITIES = [f"p_{name}" for name in CLASSES]
 
 LabelMap = dict[str, list[str]]  # class -> labels of the corpus
+ClassLabels: TypeAlias = "Sequence[str] | npt.NDArray[np.str_]"  # [row], each one of the classes

@@ -102,14 +102,12 @@ def _choose_encoder(workspace: Workspace) -> tuple[str, str]:
 
     Returns the encoder, and "pretrained" or "random".
     """
-    from embedkit.encoders import _random_weights as random_weights
-
     try:
         return encoders.resolve("ntu-spml/distilhubert").id, "pretrained"
     except EncoderError:
         folder = workspace.root / "encoder" / "distilhubert-random"
         print("embedkit: DistilHuBERT's weights cannot be had here; seeded random weights stand in", file=sys.stderr)
-        random_weights.write_random_distilhubert(folder)
+        encoders.write_random_distilhubert(folder)
         return str(folder), "random"
 
 

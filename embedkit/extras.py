@@ -1,7 +1,7 @@
 """Which extra brings a package that the light install (`pip install embedkit`) does not have.
 
-The light install predicts: numpy, onnxruntime, soundfile, soxr and the voice activity model. What trains, what draws
-and what reads Parquet come as extras, named by the error of whatever misses them.
+The light install predicts: numpy, scipy, onnxruntime, soundfile, soxr, tqdm and the voice activity model. What trains
+and what draws come as extras, which the error of a missing package names.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from embedkit.errors import UserError
 
 # Top-level modules that an extra of pyproject.toml brings; what is not named here comes with "train".
-EXTRAS = {"matplotlib": "plot", "pyarrow": "parquet", "psycopg": "postgresql"}
+EXTRAS = {"matplotlib": "plot", "psycopg": "postgresql"}
 
 
 class MissingExtraError(UserError, ImportError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -21,7 +21,8 @@ def replacing(path: Path, draft: Path | None = None) -> Iterator[Path]:
         yield draft
         _flush_to_disk(draft)
         draft.replace(path)
-        _flush_to_disk(path.parent)
+        with suppress(OSError):  # not every file system lets a folder be flushed, and the file has its name by now
+            _flush_to_disk(path.parent)
     finally:
         draft.unlink(missing_ok=True)
 

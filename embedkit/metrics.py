@@ -13,7 +13,7 @@ from typing import TypedDict
 import numpy as np
 import numpy.typing as npt
 
-ClassLabels = Sequence[str] | npt.NDArray[np.str_]
+from embedkit.classes import ClassLabels
 
 
 class Scores(TypedDict):

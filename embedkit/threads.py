@@ -1,11 +1,10 @@
-"""How many cores this process may use, and how to use one thread only."""
+"""How many cores there are for us, and how to keep to one of them."""
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 
 def count_cores() -> int:
@@ -14,21 +13,22 @@ def count_cores() -> int:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """One thread for BLAS, OpenMP and torch (where it is loaded); afterwards as many as before.
+def one_thread(*, blas: bool = True, torch: bool = True) -> Iterator[None]:
+    """One thread for BLAS and OpenMP, and for torch, inside the block; afterwards as many as before.
 
-    Sums are then added in the same order on every machine, and processes that run side by side do not slow each other.
+    Sums then have the same order on every machine, and processes side by side do not wait for each other. blas: False
+    saves some milliseconds where only torch computes. torch: False does not import torch, which takes seconds, where
+    other libraries compute.
     """
-    # threadpoolctl: sets the threads of BLAS and OpenMP in a process that already runs.
-    from threadpoolctl import threadpool_limits
-
-    torch = sys.modules.get("torch")  # importing it here would cost a study that does not need it two seconds
-    before = torch.get_num_threads() if torch else 0
-    with threadpool_limits(1):
+    with ExitStack() as stack:
         if torch:
-            torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            if torch:
-                torch.set_num_threads(before)
+            import torch as library
+
+            stack.callback(library.set_num_threads, library.get_num_threads())
+            library.set_num_threads(1)
+        if blas:
+            # threadpoolctl: sets the threads of BLAS and OpenMP in a process that runs already.
+            from threadpoolctl import threadpool_limits
+
+            stack.enter_context(threadpool_limits(1))
+        yield

@@ -73,13 +73,17 @@ def test_the_light_part_is_light(light: Path) -> None:
 
 @pytest.mark.slow
 def test_what_works(run: Run) -> None:
-    """predict, evaluate clip by clip, corpora: exit 0 and one JSON document."""
+    """predict, evaluate (clip by clip, and long recordings with intervals), corpora: exit 0, one JSON document."""
     predicted = run("predict", "model.onnx", "0.wav", "--no-vad", "--json")
     assert predicted.returncode == 0, predicted.stderr
     assert json.loads(predicted.stdout)["files"][0]["label"] == "anger"
     evaluated = run("evaluate", "model.onnx", "--corpus", "mine", "--root", "clips.csv", "--json")
     assert evaluated.returncode == 0, evaluated.stderr
     assert json.loads(evaluated.stdout)["wa"] == 1
+    whole = ("--corpus", "mine", "--root", "clips.csv", "--long", "--gap", "0.2", "0.3", "--clips", "2")
+    composed = run("evaluate", "model.onnx", *whole, "--json")
+    assert composed.returncode == 0, composed.stderr
+    assert json.loads(composed.stdout)["ways"]["clips"]["wa"]["low"] is not None
     counted = run("corpora", "mine", "--root", "clips.csv", "--json")
     assert counted.returncode == 0, counted.stderr
     assert json.loads(counted.stdout)["utterances"] == 4

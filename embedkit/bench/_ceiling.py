@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from embedkit.encoders._random_weights import HubertConfig
 
 
-def choose_arithmetic(precision: str) -> torch.dtype:
+def find_product_type(precision: str) -> torch.dtype:
     """The type in which the encoder computes its products on this processor. precision: "bf16" or "fp32"."""
     import torch
 
@@ -29,7 +29,7 @@ def choose_arithmetic(precision: str) -> torch.dtype:
 
 def note_arithmetic(precision: str) -> str:
     """The note beside figures of bf16 on a processor that does not multiply in bf16; "" beside all others."""
-    if precision != "bf16" or str(choose_arithmetic(precision)) == "torch.bfloat16":
+    if precision != "bf16" or str(find_product_type(precision)) == "torch.bfloat16":
         return ""
     return "this processor does not multiply in bf16: computed in fp32, with the weights rounded to bf16"
 
@@ -63,7 +63,7 @@ def measure_against_ceiling(spec: Spec, clip: Wave, size: Size) -> list[Row]:
     work = 2 * sum(m * k * n for m, k, n in shapes) / 1e9
     rows = []
     for precision, floor, aim in (("bf16", 75, 85), ("fp32", 70, 75)):
-        dtype, note = choose_arithmetic(precision), note_arithmetic(precision)
+        dtype, note = find_product_type(precision), note_arithmetic(precision)
         products = [
             partial(pack_weight(torch.randn(n, k).to(dtype), m), torch.randn(m, k).to(dtype)) for m, k, n in shapes
         ]

@@ -42,12 +42,16 @@ def create_cache(path: Path, identity: Identity, rows: Sequence[Utterance], laye
     size = 2 * math.prod(shape[1:]) * chunk_rows * -(-len(rows) // chunk_rows)
     if (free := shutil.disk_usage(path.parent).free) < size:
         raise CacheError(f"{path}: needs {size / 1e9:.2f} GB, {free / 1e9:.2f} GB are free; make room")
-    with acquire_lock(path), translate_hdf5_errors(path, NOT_WRITTEN):
-        # There is one writer at a time, so the draft has always the same name, and what a kill left is overwritten.
-        draft = path.with_name(path.name + ".new")
-        with files.replacing(path, draft), h5py.File(draft, "w", locking=False) as file:
-            _create_datasets(file, rows, shape, (chunk_rows, 1, 1, 1, dim))
-            file.attrs.update(format_attributes(identity))
+    lock = acquire_lock(path)
+    try:
+        with translate_hdf5_errors(path, NOT_WRITTEN):
+            # There is one writer at a time, so the draft has always the same name, and what a kill left is overwritten.
+            draft = path.with_name(path.name + ".new")
+            with files.replacing(path, draft), h5py.File(draft, "w", locking=False) as file:
+                _create_datasets(file, rows, shape, (chunk_rows, 1, 1, 1, dim))
+                file.attrs.update(format_attributes(identity))
+    finally:
+        lock.release()
 
 
 def _create_datasets(

@@ -47,6 +47,8 @@ def _run_verb(args: argparse.Namespace) -> int:
     try:
         return command(args)
     except ModuleNotFoundError as error:
+        if args.traceback:
+            raise
         raise explain_missing_package(error) from error
 
 

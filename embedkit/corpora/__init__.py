@@ -6,7 +6,7 @@ class is the choice of a study (its card's `labels`); each reader has a default,
 
 from __future__ import annotations
 
-from embedkit.corpora._base import Utterance
+from embedkit.corpora._base import SkippedClip, Utterance
 from embedkit.corpora._registry import find_reader, folder, list_corpora, load
 from embedkit.corpora._rows import assign_classes, pick_balanced_rows, select_rows
 from embedkit.corpora._sound import read_sound
@@ -14,6 +14,7 @@ from embedkit.corpora._summary import CorpusSummary, summarise_corpus
 
 __all__ = [
     "CorpusSummary",
+    "SkippedClip",
     "Utterance",
     "assign_classes",
     "find_reader",

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 from embedkit.errors import CorpusError
 
@@ -30,6 +30,13 @@ class Utterance:
     valence: float = math.nan
     activation: float = math.nan
     dominance: float = math.nan
+
+
+class SkippedClip(TypedDict):
+    """An utterance that could not be used, and why: one line."""
+
+    id: str
+    reason: str
 
 
 class Reader(Protocol):

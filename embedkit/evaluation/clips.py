@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedkit import metrics
-from embedkit.corpora import Utterance, read_sound
+from embedkit.corpora import SkippedClip, Utterance, read_sound
 from embedkit.errors import ClipError, CorpusError
-from embedkit.evaluation.document import ClipEvaluation, SkippedClip
+from embedkit.evaluation.document import ClipEvaluation
 
 if TYPE_CHECKING:
     from embedkit.runtime import Predictor

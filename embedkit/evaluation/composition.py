@@ -12,9 +12,9 @@ import numpy as np
 
 from embedkit import audio
 from embedkit.audio import RATE, Wave
-from embedkit.corpora import Utterance, read_sound
+from embedkit.corpora import SkippedClip, Utterance, read_sound
 from embedkit.errors import ClipError, UserError
-from embedkit.evaluation.document import CompositionDocument, SkippedClip
+from embedkit.evaluation.document import CompositionDocument
 from embedkit.evaluation.fold_heads import FoldPredictors
 
 

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from typing import TypedDict, final
 
+from embedkit.corpora import SkippedClip
 from embedkit.metrics import Scores
 from embedkit.stats import IntervalDocument, WayComparison
-
-
-class SkippedClip(TypedDict):
-    """A recording that could not be used."""
-
-    id: str
-    reason: str
 
 
 class ClipEvaluation(Scores):

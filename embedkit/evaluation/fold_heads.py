@@ -9,12 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embedkit import calibration
-from embedkit import study as studies
 from embedkit.audio import Wave
 from embedkit.classes import CLASSES
 from embedkit.errors import StudyError
-from embedkit.heads import class_columns
 from embedkit.runtime import Predictor
 from embedkit.workspace import Workspace
 
@@ -44,6 +41,8 @@ def load_fold_predictors(predictor: Predictor, workspace: Workspace) -> FoldPred
 
     Raises StudyError where the workspace does not have that study, or has it with another encoder.
     """
+    from embedkit import study as studies  # only what is held out needs what trains
+
     meta = {key.removeprefix("embedkit."): value for key, value in predictor.meta.items()}
     if not meta.get("study"):
         raise StudyError(f"{predictor.path}: it does not say of which study it is; leave out --held-out")
@@ -65,6 +64,9 @@ def load_fold_predictors(predictor: Predictor, workspace: Workspace) -> FoldPred
 
 def _make_head(estimator: Estimator, temperature: float) -> Callable[[Wave], Wave]:
     """The head as a function of one embedding [dim], its probabilities [4] in the order of CLASSES."""
+    from embedkit import calibration
+    from embedkit.heads import class_columns
+
     columns = class_columns(estimator)
 
     def predict_embedding(embedding: Wave) -> Wave:

@@ -24,9 +24,10 @@ import numpy as np
 from embedkit import corpora, stats
 from embedkit.audio import RATE, Wave
 from embedkit.classes import CLASSES
+from embedkit.corpora import SkippedClip
 from embedkit.errors import ClipError, CorpusError
 from embedkit.evaluation.composition import Composition, RecordingPlan, plan_recordings, read_clips
-from embedkit.evaluation.document import BiasMeasurement, LongEvaluation, SkippedClip, WayScores
+from embedkit.evaluation.document import BiasMeasurement, LongEvaluation, WayScores
 from embedkit.evaluation.fold_heads import FoldPredictors, load_fold_predictors, was_trained_on
 from embedkit.progress import progress_bar
 from embedkit.runtime import Predictor, speech

@@ -14,7 +14,6 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from embedkit import stats
 from embedkit.audio import Wave
@@ -22,6 +21,7 @@ from embedkit.cards import Limits
 from embedkit.errors import ClipError, EmbedkitError
 from embedkit.export.document import AnswerChanges, AnswerComparisons, TestFolds
 from embedkit.heads import Estimator
+from embedkit.progress import progress_bar
 from embedkit.runtime.model import make_session_options
 
 # Clips of test folds that the limit of UA needs: with fewer, a single clip changes UA too much.
@@ -72,7 +72,11 @@ def collect_answers(
 
     pool = ThreadPoolExecutor(jobs)
     try:
-        results = list(tqdm(pool.map(answer_clip, clips), total=len(clips), desc="certifying", disable=None))
+        results = []
+        with progress_bar(len(clips), "certifying") as bar:
+            for answers in pool.map(answer_clip, clips):
+                results.append(answers)
+                bar.update()
     finally:
         pool.shutdown(cancel_futures=True)
     usable = [(clip, answers) for clip, answers in zip(clips, results, strict=True) if answers]

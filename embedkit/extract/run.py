@@ -13,7 +13,7 @@ import numpy as np
 from embedkit import audio, cache, cards, corpora, encoders
 from embedkit.cache import DONE, MISSING, Cache, Identity
 from embedkit.cards import Recipe
-from embedkit.corpora import read_sound
+from embedkit.corpora import SkippedClip, read_sound
 from embedkit.errors import ClipError, EmbedkitError, UserError
 from embedkit.extract.clip import Clip, ClipLoader, Task
 from embedkit.extract.encode import encode_tasks
@@ -21,13 +21,6 @@ from embedkit.extract.plan import CacheState, ExtractPlan, Labels, plan_pass
 from embedkit.progress import progress_bar
 from embedkit.workers import WorkerError
 from embedkit.workspace import Workspace
-
-
-class SkippedClip(TypedDict):
-    """A recording that could not be used."""
-
-    id: str
-    reason: str
 
 
 class ExtractReport(TypedDict):

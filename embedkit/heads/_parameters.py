@@ -41,8 +41,8 @@ Rule = Range | str | type | None  # a range, one word, any value of a type, or N
 
 
 def check_parameters(estimator: BaseEstimator, rules: Mapping[str, Sequence[Rule]]) -> None:
-    """Hold each parameter that has rules to them: it must meet one. ValueError in scikit-learn's words for the first
-    that meets none."""
+    """Hold each parameter that has rules to them: it must meet one. ValueError, worded as scikit-learn's, for the
+    first that meets none (a choice of words is listed more briefly)."""
     for name, allowed in rules.items():
         value = getattr(estimator, name)
         if not any(_meets_rule(value, rule) for rule in allowed):

@@ -131,7 +131,7 @@ class MLP(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         seed = check_random_state(self.random_state).randint(2**31 - 1)
         generator = torch.Generator().manual_seed(int(seed))
         pool = X[:, None] if views is None else np.concatenate([X[:, None], views], axis=1, dtype=np.float32)
-        with one_thread(), torch.no_grad():
+        with one_thread(blas=False), torch.no_grad():
             self.network_ = self._build_network(generator)
             prepared = None if validation is None else self._prepare_validation(*validation)
             self._train_network(self._scale_features(pool), self._build_target(index), prepared, generator)
@@ -208,7 +208,7 @@ class MLP(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Probabilities [row, class], float32."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float32, reset=False)
-        with one_thread(), torch.no_grad():
+        with one_thread(blas=False), torch.no_grad():
             return torch.softmax(self.network_.compute_logits(self._scale_features(X)), 1).numpy()
 
     def predict(self, X: Array) -> Array:

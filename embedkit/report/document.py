@@ -14,7 +14,6 @@ from embedkit.calibration import ReliabilityBin
 from embedkit.stats import IntervalDocument
 
 KeyName = Literal["part", "arm", "layer", "head"]  # what identifies a result
-OverallScore = Literal["wa", "ua", "macro_f1"]
 ClassScore = Literal["f1", "recall", "precision"]
 
 

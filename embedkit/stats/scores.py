@@ -6,15 +6,14 @@ defined (a class that is neither present nor predicted).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
-from embedkit.classes import CLASSES
+from embedkit.classes import CLASSES, ClassLabels
 
 Array = npt.NDArray[np.float64]
-ClassLabels = Sequence[str] | npt.NDArray[np.str_]
 Score = Callable[[Array], Array]  # confusion matrices [..., truth, predicted] -> [...]
 
 

@@ -92,7 +92,7 @@ class FoldTrainer:
         x = self.inputs(fit, train, views)
         validation = None if validate is None else (self.inputs(fit, validate, views)[:, 0], y[validate])
         try:
-            with one_thread():
+            with one_thread(torch=False):  # an MLP keeps torch to one thread itself
                 estimator.fit(x[:, 0], y[train], views=x[:, 1:] if views else None, validation=validation)
         except (ValueError, ArithmeticError, RuntimeError) as error:
             message = f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -105,7 +105,7 @@ class FoldTrainer:
         views = next((v for kept, v in self._features if kept == hidden), 0)  # features with views have the clean one
         x = np.ascontiguousarray(self.inputs(fit, rows, views)[:, 0])
         result = np.zeros((len(rows), len(CLASSES)))
-        with one_thread():
+        with one_thread(torch=False):
             result[:, heads.class_columns(estimator)] = estimator.predict_proba(x)
         return result
 

@@ -86,6 +86,8 @@ def _open_optuna_study(name: str, settings: cards.Search, storage: str) -> optun
             load_if_exists=True,
             pruner=PRUNERS[settings.pruner](),
         )
+    except ModuleNotFoundError:  # a driver that an extra brings
+        raise
     except Exception as error:  # each database raises other errors; any of them means that it cannot be used
         message = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
         raise StudyError(f"storage {mask_password(storage)} cannot be used ({message}); give --storage URL") from None

@@ -175,8 +175,8 @@ def test_what_is_not_bf16_says_so(supported: bool, monkeypatch: pytest.MonkeyPat
     """On a processor without it, bf16's products are raced in fp32, as the encoder computes them."""
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
     monkeypatch.setattr(_arithmetic, "has_onednn", lambda _: True)
-    assert _ceiling.choose_arithmetic("bf16") == (torch.bfloat16 if supported else torch.float32)
-    assert _ceiling.choose_arithmetic("fp32") == torch.float32
+    assert _ceiling.find_product_type("bf16") == (torch.bfloat16 if supported else torch.float32)
+    assert _ceiling.find_product_type("fp32") == torch.float32
     assert ("computed in fp32" in _ceiling.note_arithmetic("bf16")) == (not supported)
     assert _ceiling.note_arithmetic("fp32") == _ceiling.note_arithmetic("8 bits") == ""
 

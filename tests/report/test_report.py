@@ -82,7 +82,7 @@ def test_results_keep_the_records_order() -> None:
 
 
 def document(record: pd.DataFrame, **more: Any) -> dict[str, Any]:
-    """What a study says of itself, as study.py makes it."""
+    """A study's document (results.json), as `build_results` makes it."""
     results = compute_results(record, "enc")
     doc = {
         "study": "mine",
