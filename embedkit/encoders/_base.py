@@ -72,8 +72,8 @@ class Family(Protocol):
     """What a module of this folder offers. It imports torch inside its functions, so that a listing stays light.
 
     Export is not among it: `stitch-export` needs a torch module for the family's forward pass in `export/graph.py`, as
-    there is for the families hubert and whisper (and `export/reference.py` chooses it). Without one a family serves
-    `extract` and `study`, but cannot be exported.
+    there is for the families hubert and whisper (`export/reference.py` chooses it, `export/parts.py` lists them).
+    Without one a family serves `extract` and `study`, and an export says that it cannot be exported.
     """
 
     MODEL_TYPES: tuple[str, ...]  # the values of `model_type` in config.json that it reads

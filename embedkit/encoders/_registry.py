@@ -45,7 +45,10 @@ def resolve(name: str) -> Spec:
     if (rate := read_json(folder / PREPROCESSOR).get("sampling_rate", RATE)) != RATE:
         raise EncoderError(f"{name}: it wants {rate} Hz; embedkit's sound is {RATE} Hz: choose another encoder")
     family = _find_family(config, name)
-    layers, dim = family.geometry(config)
+    try:
+        layers, dim = family.geometry(config)
+    except KeyError as error:
+        raise EncoderError(f"{name}: {CONFIG} has no {error}; download the checkpoint again") from None
     files = list_weight_files(folder)
     return Spec(
         id=id_,

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from embedkit.report.document import Result
 
 
+FAMILIES = ("hubert", "whisper", "exported")  # of encoders: `graph.py` has the first two, a file has its own graph
+
+
 @dataclass(frozen=True)
 class StitchInputs:
     """What goes into one file: a result of a study, its head for use, and the encoder and recipe of its features."""
@@ -72,7 +75,8 @@ def collect_inputs(
     """The chosen head of a study, refitted on all of its rows, and the encoder that its features were made with.
 
     name None: the newest finished study; arm, head, layer None: those with the best mean validation UA. Raises
-    StudyError where there is no such result, EncoderError where the encoder is no longer the same.
+    StudyError where there is no such result, EncoderError where the encoder is no longer the same or is of a family
+    that has no graph.
     """
     finished = studies.open_study(workspace, name)
     choice = studies.choose_best_result(finished.results, head=head, arm=arm, layer=layer)
@@ -80,6 +84,11 @@ def collect_inputs(
     spec = encoders.resolve(plan.place)
     if spec.weights_digest != plan.identity.weights_digest:
         raise EncoderError(f"{plan.place}: its weights are not those that the study's features are of; extract --fresh")
+    if spec.family not in FAMILIES:
+        raise EncoderError(
+            f"{plan.place}: no encoder of family {spec.family} can be exported, only of {', '.join(FAMILIES)}; choose a"
+            " study of another encoder"
+        )
     recipe = cards.read(cards.Recipe, workspace.card("cache", plan.study.recipe))
     return StitchInputs(finished, choice, recipe, spec, finished.refit(choice))
 

@@ -359,6 +359,14 @@ def test_weights_of_another_shape(tiny: Path) -> None:
         encoders.load(encoders.resolve(str(tiny)))
 
 
+def test_a_config_without_its_geometry_is_refused(tiny: Path) -> None:
+    config = json.loads((tiny / "config.json").read_text())
+    del config["hidden_size"]
+    (tiny / "config.json").write_text(json.dumps(config))
+    with pytest.raises(EncoderError, match=r"config\.json has no 'hidden_size'; download"):
+        encoders.resolve(str(tiny))
+
+
 @pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json", "model.safetensors"])
 def test_a_folder_with_a_file_missing(file: str, tiny: Path) -> None:
     (tiny / file).unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -181,6 +182,14 @@ def test_another_encoder_under_the_same_name_is_refused(space: workspace.Workspa
             stitch_study(space)
     finally:
         (place / encoders.WEIGHTS).write_bytes(before)
+
+
+def test_a_family_without_a_graph_is_refused(space: workspace.Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new family serves caches and studies at once; an export says that it cannot, before the long work."""
+    resolve = encoders.resolve
+    monkeypatch.setattr(encoders, "resolve", lambda name: replace(resolve(name), family="other"))
+    with pytest.raises(EncoderError, match=r"family other can be exported, only of hubert, whisper, exported"):
+        stitch_study(space)
 
 
 @pytest.mark.slow
