@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from embedkit.workspace import Workspace
+if TYPE_CHECKING:
+    from embedkit.workspace import Workspace
 
 Command: TypeAlias = Callable[[argparse.Namespace], int]  # runs a verb and prints its result; returns the exit code
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -45,6 +46,8 @@ def add_verb(
 
 def find_workspace(args: argparse.Namespace) -> Workspace:
     """The workspace of --workspace, or the nearest one upward. Raises UserError where there is none."""
+    from embedkit.workspace import Workspace  # a third of the time of --help
+
     return Workspace.find(args.workspace)
 
 

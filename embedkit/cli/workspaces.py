@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, TypedDict
 
 from embedkit.cli._common import Verbs, add_verb, find_workspace, show_pairs
 from embedkit.errors import UserError
-from embedkit.workspace import init_workspace
 
 if TYPE_CHECKING:
     from embedkit.bench import BenchDocument
@@ -80,6 +79,8 @@ def add_init(verbs: Verbs) -> None:
 
 
 def _run_init(args: argparse.Namespace) -> CreatedWorkspace:
+    from embedkit.workspace import init_workspace
+
     return {"workspace": str(init_workspace(args.folder).root)}
 
 
