@@ -200,23 +200,6 @@ def _compare_ways(tables: Mapping[str, stats.Array]) -> list[stats.WayComparison
     tables: confusion matrices [speaker, truth, predicted] of each way. Tests are paired over speakers, their p adjusted
     for each score (Holm).
     """
-    comparisons: list[stats.WayComparison] = []
-    for name, score in (("ua", stats.ua), ("neutral said", share_called_neutral)):
-        tests = [stats.permutation_test(tables["vad"], tables[way], score) for way in WAYS[1:]]
-        adjusted: list[float] = stats.holm([test.p for test in tests]).tolist()
-        comparisons += [
-            {
-                "score": name,
-                "way": "vad",
-                "against": way,
-                "difference": test.difference,
-                "p": p,
-                "smallest": test.smallest,
-                "clusters": test.clusters,
-                "exact": test.exact,
-                "n": test.n,
-                "verdict": stats.verdict(test, "vad", way, p),
-            }
-            for way, test, p in zip(WAYS[1:], tests, adjusted, strict=True)
-        ]
-    return comparisons
+    pairs = [("vad", way) for way in WAYS[1:]]
+    scores = (("ua", stats.ua), ("neutral said", share_called_neutral))
+    return [found for name, score in scores for found in stats.compare_pairs(tables, pairs, name, score)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -135,13 +135,23 @@ def compare_ways(by_way: Mapping[str, Array], against: str) -> WaysDocument:
         }
         for name, matrices in by_way.items()
     }
-    others = [name for name in by_way if name != against]
-    tests = [permutation_test(by_way[name], by_way[against]) for name in others]
+    pairs = [(name, against) for name in by_way if name != against]
+    return {"ways": ways, "comparisons": compare_pairs(by_way, pairs, "ua", ua)}
+
+
+def compare_pairs(
+    by_way: Mapping[str, Array], pairs: Sequence[tuple[str, str]], name: str, score: Score
+) -> list[WayComparison]:
+    """Pairs of ways (one, the other it is tested against) by a paired permutation test over speakers.
+
+    by_way: `confusion_by_cluster` of each way. name: of the score. p is adjusted over all pairs (Holm).
+    """
+    tests = [permutation_test(by_way[way], by_way[against], score) for way, against in pairs]
     adjusted: list[float] = holm([test.p for test in tests]).tolist()
-    comparisons: list[WayComparison] = [
+    return [
         {
-            "score": "ua",
-            "way": name,
+            "score": name,
+            "way": way,
             "against": against,
             "difference": test.difference,
             "p": p,
@@ -149,8 +159,7 @@ def compare_ways(by_way: Mapping[str, Array], against: str) -> WaysDocument:
             "clusters": test.clusters,
             "exact": test.exact,
             "n": test.n,
-            "verdict": verdict(test, name, against, p),
+            "verdict": verdict(test, way, against, p),
         }
-        for name, test, p in zip(others, tests, adjusted, strict=True)
+        for (way, against), test, p in zip(pairs, tests, adjusted, strict=True)
     ]
-    return {"ways": ways, "comparisons": comparisons}
